@@ -1,0 +1,1 @@
+"""Agents for jamgym: decoders, pretraining, fine-tuning and baselines."""

@@ -1,0 +1,83 @@
+"""Decoder checkpoints: weights in safetensors with the architecture and the codec they belong to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jamgym.checkpoint import load_tensors, save_tensors
+from jamgym.codec import Codec
+from jamgym.errors import CheckpointError
+from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
+
+_KIND = "decoder"
+
+
+def save_decoder(path: Path, decoder: AccompanimentDecoder, codec_version: str, training: dict[str, Any]) -> None:
+    """Write `decoder` in half precision; `training` is kept as JSON for people."""
+    save_tensors(
+        path,
+        {key: value.half() for key, value in decoder.state_dict().items()},
+        {
+            "kind": _KIND,
+            "codec": codec_version,
+            "architecture": json.dumps(asdict(decoder.config)),
+            "training": json.dumps(training, default=str),
+        },
+    )
+
+
+def load_decoder(path: str | Path | None, codec: Codec) -> AccompanimentDecoder:
+    """Return the decoder stored at `path`, or the shipped one for None; in eval mode, float32.
+
+    Raises:
+        CheckpointError: The file is damaged, is not a decoder, or belongs to another codec.
+    """
+    if path is None:
+        with as_file(files("jamgym_agents") / "assets" / "decoder.safetensors") as shipped:
+            tensors, metadata = load_tensors(shipped)
+        label = "the shipped decoder"
+    else:
+        tensors, metadata = load_tensors(Path(path))
+        label = str(path)
+    if metadata.get("kind") != _KIND:
+        raise CheckpointError(
+            f"{label} holds {metadata.get('kind', 'no kind')!r}, not a decoder. "
+            "Give a decoder.safetensors written by `jamgym pretrain` or `jamgym finetune`."
+        )
+    if metadata.get("codec") != codec.version:
+        raise CheckpointError(
+            f"{label} was trained on codes of codec version {metadata.get('codec')!r}, but codec {codec.name!r} here is "
+            f"version {codec.version!r}: the same numbers would mean other sounds. Use the codec it was trained with, "
+            "or pretrain on this one with `jamgym pretrain`."
+        )
+    settings = json.loads(metadata["architecture"])
+    known = {field.name for field in fields(DecoderConfig)}
+    if unknown := set(settings) - known:
+        raise CheckpointError(f"{label} has unknown architecture settings {sorted(unknown)}; known: {sorted(known)}.")
+    decoder = AccompanimentDecoder(DecoderConfig(**settings))
+    try:
+        decoder.load_state_dict({key: value.float() for key, value in tensors.items()})
+    except RuntimeError as error:
+        raise CheckpointError(f"{label} does not fit its own architecture: {error}") from error
+    return decoder.eval()
+
+
+def new_decoder(config: DecoderConfig, codec: Codec) -> AccompanimentDecoder:
+    """Return an untrained decoder for `codec`, whose sizes replace those in `config`.
+
+    The decoder sees codes as the codec's own latent vectors; a codec without them gets fixed random ones.
+    """
+    vectors = getattr(codec, "codebook_vectors", None)
+    if vectors is None:
+        shape = (codec.num_codebooks, codec.cardinality, config.latent_dim)
+        tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    else:
+        tensor = torch.as_tensor(vectors).clone()
+    sizes = {"num_codebooks": tensor.shape[0], "cardinality": tensor.shape[1], "latent_dim": tensor.shape[2]}
+    return AccompanimentDecoder(DecoderConfig(**{**asdict(config), **sizes}), tensor)

@@ -1,0 +1,201 @@
+"""The accompaniment decoder: two streams on one time axis, one network for every (t_f, k).
+
+Input frames attend causally to input frames; output frame n attends to outputs < n and to the input
+frames that are visible to its chunk. Rotary positions are frame times, so t_f and k enter through the
+mask alone, and the same frozen network under a wider mask is a look-ahead teacher. A depth module
+predicts the Q codes of a frame one after the other, so there is no delay pattern.
+
+Shapes: B sequences, T frames, Q codebooks, V entries, C width, D latent dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jamgym.corpus import INSTRUMENTS
+from jamgym_agents.attention import Block, rotary_angles
+from jamgym_agents.visibility import attention_mask, visible_frames
+
+#: Classes of the auxiliary root target: twelve pitch classes and "no chord".
+ROOT_CLASSES = 13
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Architecture of the decoder.
+
+    Attributes:
+        num_codebooks: Q, of the codec.
+        cardinality: V, of the codec.
+        latent_dim: D, of the codec.
+        dim: Width C.
+        layers: Transformer blocks.
+        heads: Query heads.
+        kv_heads: Key and value heads.
+        depth_dim: Hidden width of the depth module.
+        dropout: In pretraining; fine-tuning turns it off.
+    """
+
+    num_codebooks: int = 4
+    cardinality: int = 1024
+    latent_dim: int = 96
+    dim: int = 256
+    layers: int = 6
+    heads: int = 4
+    kv_heads: int = 2
+    depth_dim: int = 384
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class DecoderOutput:
+    """What one teacher-forced pass returns.
+
+    Attributes:
+        logits: `(B, T, Q, V)`.
+        hidden: `(B, T, C)` of the output stream; frame n's depends on outputs < n only.
+        root: `(B, T, 13)` logits of the chord root under each output frame (auxiliary).
+        chroma: `(B, T, 12)` logits of the target's chroma (auxiliary).
+        input_root: `(B, T, 13)` logits of the chord root of each input frame (auxiliary).
+    """
+
+    logits: Tensor
+    hidden: Tensor
+    root: Tensor
+    chroma: Tensor
+    input_root: Tensor
+
+
+class DepthModule(nn.Module):
+    """Predicts code q of a frame from the frame's hidden state and the codes before q."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.so_far = nn.Linear(config.latent_dim, config.dim)
+        self.level = nn.Parameter(torch.zeros(config.num_codebooks, config.dim))
+        self.norm = nn.LayerNorm(config.dim)
+        self.expand = nn.ModuleList([nn.Linear(config.dim, config.depth_dim) for _ in range(config.num_codebooks)])
+        self.head = nn.ModuleList(
+            [nn.Linear(config.depth_dim, config.cardinality) for _ in range(config.num_codebooks)]
+        )
+
+    def level_logits(self, hidden: Tensor, partial: Tensor, q: int) -> Tensor:
+        """Return logits `(..., V)` of code q, given the sum `(..., D)` of the latents before it."""
+        x = self.norm(hidden + self.so_far(partial) + self.level[q])
+        return self.head[q](F.gelu(self.expand[q](x)))
+
+
+class AccompanimentDecoder(nn.Module):
+    """See the module's docstring.
+
+    Args:
+        config: Architecture.
+        codebook_vectors: `(Q, V, D)` entries of the codec; None leaves zeros, to be loaded.
+    """
+
+    vectors: Tensor
+
+    def __init__(self, config: DecoderConfig, codebook_vectors: Tensor | None = None) -> None:
+        super().__init__()
+        self.config = config
+        shape = (config.num_codebooks, config.cardinality, config.latent_dim)
+        vectors = torch.zeros(shape) if codebook_vectors is None else codebook_vectors.float().clone()
+        if tuple(vectors.shape) != shape:
+            raise ValueError(f"codebook_vectors have shape {tuple(vectors.shape)}; the config says {shape}")
+        if codebook_vectors is not None:
+            # Unit scale at the input, whatever scale the codec's latents have.
+            vectors = vectors / vectors.sum(0).std().clamp_min(1e-6)
+        self.register_buffer("vectors", vectors)
+        self.embed_input = nn.Linear(config.latent_dim, config.dim)
+        self.embed_output = nn.Linear(config.latent_dim, config.dim)
+        self.start = nn.Parameter(torch.randn(config.dim) * 0.02)
+        self.hidden_frame = nn.Parameter(torch.randn(config.dim) * 0.02)
+        self.instrument = nn.Embedding(len(INSTRUMENTS), config.dim)
+        self.stream = nn.Parameter(torch.randn(2, config.dim) * 0.02)
+        self.blocks = nn.ModuleList(
+            [Block(config.dim, config.heads, config.kv_heads, config.dropout) for _ in range(config.layers)]
+        )
+        self.norm = nn.LayerNorm(config.dim)
+        self.depth = DepthModule(config)
+        self.root_head = nn.Linear(config.dim, ROOT_CLASSES)
+        self.chroma_head = nn.Linear(config.dim, 12)
+        self.input_root_head = nn.Linear(config.dim, ROOT_CLASSES)
+
+    def latents(self, codes: Tensor) -> Tensor:
+        """Return per-level entries `(..., Q, D)` of codes `(..., Q)`."""
+        return torch.stack([self.vectors[q][codes[..., q]] for q in range(self.config.num_codebooks)], dim=-2)
+
+    def embed_heard(self, codes: Tensor) -> Tensor:
+        """Embed input frames `(B, T, Q)` as `(B, T, C)`."""
+        return self.embed_input(self.latents(codes).sum(-2)) + self.stream[0]
+
+    def embed_played(self, codes: Tensor, instrument: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Embed played frames `(B, T, Q)` as `(B, T, C)`; frames in mask `hidden` `(B, T)` show nothing."""
+        x = self.embed_output(self.latents(codes).sum(-2))
+        if hidden is not None:
+            x = torch.where(hidden.unsqueeze(-1), self.hidden_frame.to(x.dtype), x)
+        return x + self.stream[1] + self.instrument(instrument).unsqueeze(1)
+
+    def embed_start(self, instrument: Tensor) -> Tensor:
+        """Return the embedding `(B, 1, C)` that stands before the first played frame."""
+        return (self.start + self.stream[1] + self.instrument(instrument)).unsqueeze(1)
+
+    def trunk(
+        self,
+        input_codes: Tensor,
+        output_codes: Tensor,
+        instrument: Tensor,
+        t_f: Tensor,
+        k: Tensor,
+        history_hidden: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return hidden states `(B, T, C)` of the input and the output stream; arguments as in `forward`."""
+        frames = input_codes.shape[1]
+        played = self.embed_played(output_codes[:, :-1], instrument, history_hidden)
+        x = torch.cat([self.embed_heard(input_codes), self.embed_start(instrument), played], dim=1)
+        positions = torch.arange(frames, device=x.device).repeat(2)
+        angles = rotary_angles(positions, self.config.dim // self.config.heads)
+        mask = attention_mask(visible_frames(frames, t_f, k))
+        for block in self.blocks:
+            x = block(x, angles, mask)
+        x = self.norm(x)
+        return x[:, :frames], x[:, frames:]
+
+    def depth_logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """Return teacher-forced logits `(..., Q, V)` of `codes` `(..., Q)` given hidden states `(..., C)`."""
+        entries = self.latents(codes)
+        before = entries.cumsum(-2) - entries
+        levels = [self.depth.level_logits(hidden, before[..., q, :], q) for q in range(self.config.num_codebooks)]
+        return torch.stack(levels, dim=-2)
+
+    def forward(
+        self,
+        input_codes: Tensor,
+        output_codes: Tensor,
+        instrument: Tensor,
+        t_f: Tensor,
+        k: Tensor,
+        history_hidden: Tensor | None = None,
+    ) -> DecoderOutput:
+        """Predict every frame of `output_codes` in one pass.
+
+        Args:
+            input_codes: `(B, T, Q)` int64, what is heard.
+            output_codes: `(B, T, Q)` int64, what was played.
+            instrument: `(B,)` class index of the target.
+            t_f: `(B,)` future visibility in frames.
+            k: `(B,)` chunk sizes.
+            history_hidden: `(B, T - 1)` mask of played frames that the network may not see (history dropout).
+        """
+        heard, hidden = self.trunk(input_codes, output_codes, instrument, t_f, k, history_hidden)
+        return DecoderOutput(
+            logits=self.depth_logits(hidden, output_codes),
+            hidden=hidden,
+            root=self.root_head(hidden),
+            chroma=self.chroma_head(hidden),
+            input_root=self.input_root_head(heard),
+        )

@@ -1,0 +1,92 @@
+"""The decoder as a policy: batched, streaming, playing from what was heard and what was really played."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from jamgym.codec import Codec, Codes
+from jamgym.episode import Episode, EpisodeSource
+from jamgym_agents.checkpoint import load_decoder
+from jamgym_agents.decoder import AccompanimentDecoder
+from jamgym_agents.sampling import Sampling
+from jamgym_agents.streaming import Chunk, DecoderState, StreamingDecoder
+
+_ON_TIME = 1
+
+
+class DecoderPolicy:
+    """Plays with an `AccompanimentDecoder`.
+
+    Args:
+        codec: The codec whose codes are played; must be the one the decoder was trained on.
+        k: Frames per call.
+        t_f: Unused here: what is visible reaches the policy through its observations.
+        source: Unused; part of the common signature of policies.
+        seed: Seed of the sampling.
+        checkpoint: A decoder checkpoint; None loads the shipped one.
+        decoder: Use this network instead of a checkpoint.
+        temperature: Of the sampling.
+        top_k: Of the sampling; 0 keeps all.
+        top_p: Of the sampling; 1 keeps all.
+        name: Label for tables.
+    """
+
+    privileged = False
+
+    def __init__(
+        self,
+        codec: Codec,
+        k: int,
+        t_f: int | None = None,
+        source: EpisodeSource | None = None,
+        seed: int = 0,
+        checkpoint: str | Path | None = None,
+        decoder: AccompanimentDecoder | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        name: str = "decoder",
+    ) -> None:
+        self.name = name
+        self.k = k
+        self.decoder = load_decoder(checkpoint, codec) if decoder is None else decoder
+        self.sampling = Sampling(temperature, top_k, top_p)
+        self._stream = StreamingDecoder(self.decoder)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._state: DecoderState | None = None
+        self.last_chunk: Chunk | None = None
+
+    def reset(self, rows: NDArray[np.bool_], episodes: Sequence[Episode] | None = None) -> None:
+        """Forget the past of the rows in mask `rows` `(N,)`."""
+        mask = torch.as_tensor(np.asarray(rows, dtype=bool))
+        if self._state is None or len(self._state.last) != len(mask):
+            self._state = self._stream.initial_state(len(mask))
+        self._state.reset(mask, self._state.instrument)
+
+    def act(self, observation: Mapping[str, NDArray[Any]]) -> Codes:
+        """Return codes `(N, k, Q)` for a batch of observations of mode "new"."""
+        return self.step(observation).codes.numpy().astype(np.int16)
+
+    def step(self, observation: Mapping[str, NDArray[Any]]) -> Chunk:
+        """Hear, then decode one chunk; like `act`, with log-probabilities and hidden states."""
+        count = len(observation["heard"])
+        if self._state is None or len(self._state.last) != count:
+            self.reset(np.ones(count, dtype=bool))
+        state = self._state
+        assert state is not None
+        instrument = torch.as_tensor(np.array(observation["instrument"])).reshape(-1).long()
+        # A row at frame 0 starts a new episode, whether or not anybody called reset.
+        state.reset(torch.as_tensor(np.array(observation["frame"])).reshape(-1) == 0, instrument)
+        status = np.asarray(observation["played_status"])
+        if ((status != _ON_TIME) & (status != 0)).any():
+            self._stream.amend(state, torch.as_tensor(np.array(observation["played"])).long())
+        heard = torch.as_tensor(np.array(observation["heard"])).long()
+        self._stream.hear(state, heard, torch.as_tensor(np.array(observation["heard_count"])).reshape(-1).long())
+        self.last_chunk = self._stream.generate(state, self.k, self.sampling, self._generator)
+        return self.last_chunk

@@ -1,0 +1,292 @@
+"""Fine-tuning a pretrained decoder with sequence PPO: one program from environment to checkpoint.
+
+Saved after every so many rollouts, atomically and without pickle: actor, critic, optimizer, random
+states of policy and minibatches, and the KL controller. Songs and latencies of a rollout are seeded by
+its number, so a resumed run meets the same ones and ends with the same figures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+
+from jamgym.errors import ConfigError
+from jamgym.playback import ON_TIME
+from jamgym_agents.ppo.sequence_ppo import SequencePPO
+from jamgym_agents.sampling import Sampling
+
+if TYPE_CHECKING:
+    from jamgym.run import Run
+
+_KIND = "finetune"
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Settings of `jamgym finetune`.
+
+    Attributes:
+        corpus: Corpus name, or a mapping with `name` and its arguments.
+        codec: Codec name, or a mapping with `name` and its arguments.
+        reward: Reward name, or a mapping with `name` and its arguments; never the judge.
+        checkpoint: Decoder to start from; None takes the shipped one.
+        t_f: Future visibility in frames.
+        k: Frames per call.
+        frames: Frames per episode.
+        latency: Latency model, "none" or a mapping with `name` and its arguments.
+        late_policy: What plays instead of a late frame: "silence" or "repeat".
+        allow_lookahead: Allow settings that cannot be played live; they are labelled.
+        instruments: Target classes; None allows all.
+        max_songs: Use only so many training songs; None uses all.
+        rollouts: Rollouts, each of one episode per environment.
+        envs: Environments played at once.
+        episodes_per_batch: Episodes per minibatch.
+        n_epochs: Passes over a rollout.
+        learning_rate: Of the actor.
+        critic_learning_rate: Of the critic.
+        warm_up: Rollouts over which the actor's rate rises.
+        gamma: Discount per chunk.
+        gae_lambda: Trace decay per chunk.
+        clip_range: Of the ratio per token.
+        ent_coef: Weight of the entropy bonus.
+        kl_reference: Weight of KL(policy || start policy).
+        kl_teacher: Weight of KL(policy || look-ahead teacher).
+        teacher_t_f: Future visibility of the teacher.
+        kl_target: Adapt the KL weights towards this KL per token; None keeps them.
+        critic_warm_up: Rollouts in which only the critic learns.
+        reward_scale: Multiplies rewards.
+        sampling: Temperature, top-k and top-p of rollout, update and reference.
+        bf16: Compute the update's matrix products in bfloat16.
+        save_every: Rollouts between checkpoints.
+        audio_every: Rollouts between audio examples in TensorBoard; 0 writes none.
+        max_minutes: Stop after so many minutes, with a checkpoint; None has no limit.
+        seed: Seed of everything.
+    """
+
+    corpus: str | dict[str, Any] = "band"
+    codec: str | dict[str, Any] = "spectral"
+    reward: str | dict[str, Any] = "coherence"
+    checkpoint: str | None = None
+    t_f: int = -25
+    k: int = 5
+    frames: int = 300
+    latency: str | dict[str, Any] = field(
+        default_factory=lambda: {"name": "lognormal", "median_seconds": 0.06, "sigma": 0.3}
+    )
+    late_policy: str = "silence"
+    allow_lookahead: bool = False
+    instruments: tuple[str, ...] | None = None
+    max_songs: int | None = None
+    rollouts: int = 200
+    envs: int = 32
+    episodes_per_batch: int = 8
+    n_epochs: int = 1
+    learning_rate: float = 5e-5
+    critic_learning_rate: float = 1e-3
+    warm_up: int = 2
+    gamma: float = 0.98
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    ent_coef: float = 0.0
+    kl_reference: float = 0.02
+    kl_teacher: float = 0.0
+    teacher_t_f: int = 25
+    kl_target: float | None = None
+    critic_warm_up: int = 2
+    reward_scale: float = 10.0
+    sampling: Sampling = field(default_factory=Sampling)
+    bf16: bool = True
+    save_every: int = 5
+    audio_every: int = 20
+    max_minutes: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values without meaning."""
+        for name in ("rollouts", "envs", "episodes_per_batch", "n_epochs", "frames", "k", "save_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        name = self.reward if isinstance(self.reward, str) else self.reward.get("name")
+        if name == "judge":
+            raise ConfigError("The judge is for evaluation only. Train on another reward, for example 'coherence'.")
+
+
+class _RunWriter(KVWriter):
+    """Sends what stable-baselines3 logs to the run folder, with the rollout as the step."""
+
+    def __init__(self, run: Run, model: SequencePPO) -> None:
+        self._run, self._model = run, model
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        numbers = {key: float(value) for key, value in key_values.items() if isinstance(value, (int, float, np.number))}
+        self._run.log(self._model.rollouts, {key: value for key, value in numbers.items() if np.isfinite(value)})
+
+    def close(self) -> None:
+        """Nothing to close: the run folder owns the files."""
+
+
+class RolloutCallback(BaseCallback):
+    """Reseeds each rollout, logs, shows progress, writes audio and checkpoints, and stops when asked to."""
+
+    def __init__(self, config: FinetuneConfig, run: Run, save: Callable[[], None], progress: Any) -> None:
+        super().__init__()
+        self._config, self._run, self._save, self._progress = config, run, save, progress
+        self._started = time.monotonic()
+        self.scores: list[float] = []
+
+    @property
+    def _model(self) -> SequencePPO:
+        assert isinstance(self.model, SequencePPO)
+        return self.model
+
+    def _on_rollout_start(self) -> None:
+        if self._model.rollouts and self._model.rollouts % self._config.save_every == 0:
+            self._save()
+        reseed(self._model, self._config.seed)
+
+    def _on_rollout_end(self) -> None:
+        model, config, records = self._model, self._config, self.locals["records"]
+        self.scores.append(float(np.mean([record.rewards.sum() for record in records])))
+        self.logger.record("rollout/score", self.scores[-1])
+        self.logger.record("rollout/late_share", float(np.mean([(r.status != ON_TIME).mean() for r in records])))
+        self._progress.advance(1, score=self.scores[-1])
+        if config.audio_every and model.rollouts % config.audio_every == 0 and records[0].played_audio is not None:
+            mix = records[0].episode.heard + records[0].played_audio
+            rate = self.training_env.get_attr("codec")[0].sample_rate
+            self._run.add_audio(model.rollouts, "mix", mix, rate)
+
+    def _on_step(self) -> bool:
+        minutes = (time.monotonic() - self._started) / 60
+        over = self._config.max_minutes is not None and minutes > self._config.max_minutes
+        # A rollout that is cut is played anew after a resume, so it is dropped, not trained on.
+        return not (self._run.stop_requested or over)
+
+
+def reseed(model: SequencePPO, seed: int) -> None:
+    """Give songs, latencies, sampling and minibatch order the seed of the coming rollout."""
+    rollout = np.random.SeedSequence([seed, model.rollouts])
+    songs, sampling, order = (int(child.generate_state(1)[0]) for child in rollout.spawn(3))
+    if model.env is None:
+        raise ConfigError("The model has no environment.")
+    model.env.seed(songs % 2**31)
+    model._last_obs = model.env.reset()  # type: ignore[assignment]
+    model.policy.player._generator.manual_seed(sampling)
+    model.batch_generator.manual_seed(order)
+
+
+def make_env(config: FinetuneConfig) -> Any:
+    """Return the training environment as a stable-baselines3 `VecEnv`."""
+    from jamgym.vector_env import AccompanimentVectorEnv
+    from jamgym.wrappers.sb3 import JamgymSB3VecEnv
+
+    names = ("corpus", "codec", "reward", "t_f", "k", "frames", "latency", "late_policy", "allow_lookahead")
+    settings = {name: getattr(config, name) for name in (*names, "instruments", "max_songs")}
+    return JamgymSB3VecEnv(AccompanimentVectorEnv(config.envs, split="train", **settings))
+
+
+def make_model(config: FinetuneConfig, env: Any) -> SequencePPO:
+    """Return the PPO model at its start."""
+    from jamgym_agents.checkpoint import load_decoder
+
+    decoder = load_decoder(config.checkpoint, env.get_attr("codec")[0])
+
+    def schedule(remaining: float) -> float:
+        done = (1.0 - remaining) * config.rollouts
+        return config.learning_rate * min(1.0, (done + 1) / max(config.warm_up, 1)) * (0.1 + 0.9 * remaining)
+
+    return SequencePPO(
+        env,
+        decoder,
+        learning_rate=schedule,
+        critic_learning_rate=config.critic_learning_rate,
+        episodes_per_batch=config.episodes_per_batch,
+        n_epochs=config.n_epochs,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        clip_range=config.clip_range,
+        ent_coef=config.ent_coef,
+        kl_reference=config.kl_reference,
+        kl_teacher=config.kl_teacher,
+        teacher_t_f=config.teacher_t_f,
+        kl_target=config.kl_target,
+        critic_warm_up=config.critic_warm_up,
+        reward_scale=config.reward_scale,
+        sampling=config.sampling,
+        bf16=config.bf16,
+        seed=config.seed,
+        stats_window_size=config.envs,
+    )
+
+
+def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
+    """Fine-tune, checkpoint, resume; writes `decoder.safetensors` into the run folder.
+
+    Returns:
+        Mean episode score of the first and of the last five rollouts, and how many there were.
+    """
+    from jamgym.checkpoint import load_state, save_state
+    from jamgym_agents.checkpoint import save_decoder
+
+    torch.manual_seed(config.seed)
+    env = make_env(config)
+    codec = env.get_attr("codec")[0]
+    model = make_model(config, env)
+    path = run.folder / "checkpoint.safetensors"
+    expect = {"kind": _KIND, "codec": codec.version}
+    scores: list[float] = []
+    if path.exists():
+        state = load_state(path, expect=expect)
+        model.policy.decoder.load_state_dict(state["decoder"])
+        model.policy.critic.load_state_dict(state["critic"])
+        model.policy.optimizer.load_state_dict(state["optimizer"])
+        model.reference.load_state_dict(state["reference"])
+        model.rollouts, model.num_timesteps = int(state["rollouts"]), int(state["num_timesteps"])
+        model.kl_scale = float(state["kl_scale"])
+        scores = [float(score) for score in state["scores"]]
+        run.truncate(model.rollouts)
+
+    def save() -> None:
+        save_state(
+            path,
+            {
+                "decoder": model.policy.decoder.state_dict(),
+                "critic": model.policy.critic.state_dict(),
+                "optimizer": model.policy.optimizer.state_dict(),
+                "reference": model.reference.state_dict(),
+                "rollouts": model.rollouts,
+                "num_timesteps": model.num_timesteps,
+                "kl_scale": model.kl_scale,
+                "scores": scores[: model.rollouts],
+            },
+            expect,
+        )
+
+    with run.progress(config.rollouts, "finetune", done=model.rollouts) as progress:
+        callback = RolloutCallback(config, run, save, progress)
+        callback.scores = scores
+        model.set_logger(Logger(None, [_RunWriter(run, model)]))
+        left = (config.rollouts - model.rollouts) * model.n_steps * config.envs
+        if left > 0:
+            model.learn(left, callback=callback, log_interval=None, reset_num_timesteps=False)
+    save()
+    save_decoder(
+        run.folder / "decoder.safetensors",
+        model.policy.decoder,
+        codec.version,
+        {"config": asdict(config), "rollouts": model.rollouts},
+    )
+    scores = scores[: model.rollouts]
+    figures = {
+        "rollouts": float(model.rollouts),
+        "score_first": float(np.mean(scores[:5])) if scores else 0.0,
+        "score_last": float(np.mean(scores[-5:])) if scores else 0.0,
+    }
+    run.write_json("metrics.json", figures)
+    return figures

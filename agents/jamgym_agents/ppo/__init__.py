@@ -1,0 +1,1 @@
+"""Sequence PPO on stable-baselines3."""

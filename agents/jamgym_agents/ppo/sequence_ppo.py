@@ -1,0 +1,290 @@
+"""Sequence PPO on stable-baselines3: whole episodes, ratios per token, values and advantages per chunk.
+
+What differs from `stable_baselines3.PPO`, and why:
+
+- A rollout is one whole episode per environment, and a minibatch holds whole episodes, so one
+  teacher-forced pass gives all log-probabilities.
+- Ratios are clipped per token: the joint ratio of a chunk of k * Q tokens leaves any clip range at once.
+- Advantages are whitened once per rollout over the chunks that exist, not per minibatch.
+- The value of a truncated episode's end comes from its terminal observation.
+- A frozen reference, seen through the same mask (KL to the start) or through a wider one (KL to the
+  look-ahead teacher), keeps the policy musical; both are exact over the vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from jamgym_agents.decoder import AccompanimentDecoder
+from jamgym_agents.ppo import losses
+from jamgym_agents.ppo.buffer import EpisodeBatch, EpisodeBuffer
+from jamgym_agents.ppo.policy import DecoderActorCritic
+from jamgym_agents.sampling import Sampling, transform
+
+
+class SequencePPO(PPO):
+    """Fine-tunes a decoder on an accompaniment environment.
+
+    Args:
+        env: A `JamgymSB3VecEnv` in observation mode "new".
+        decoder: The start policy; a frozen copy of it is the reference.
+        learning_rate: Of the actor; a float or a schedule of the remaining progress.
+        critic_learning_rate: Of the critic.
+        episodes_per_batch: Episodes per minibatch.
+        n_epochs: Passes over a rollout.
+        gamma: Discount per chunk.
+        gae_lambda: Trace decay per chunk.
+        clip_range: Of the ratio per token.
+        vf_coef: Weight of the value loss.
+        ent_coef: Weight of the entropy bonus.
+        kl_reference: Weight of KL(policy || reference).
+        kl_teacher: Weight of KL(policy || teacher).
+        teacher_t_f: Future visibility of the teacher, which is the reference under a wider mask.
+        kl_target: If given, the weights of both KL terms are adapted so that KL(policy || reference)
+            stays near it (Ziegler et al. 2019).
+        critic_warm_up: Rollouts in which only the critic learns.
+        reward_scale: Multiplies rewards; an episode's rewards sum to its score, so each is small.
+        sampling: One distribution for rollout, update and reference.
+        bf16: Compute the update's matrix products in bfloat16; log-probabilities of the rollout are
+            then recomputed in the same precision before the first step.
+        max_grad_norm: Of the actor and of the critic, each for itself.
+        **kwargs: Of `stable_baselines3.PPO`: tensorboard_log, verbose, seed, device, stats_window_size.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"DecoderPolicy": DecoderActorCritic}
+    policy: DecoderActorCritic  # type: ignore[assignment]
+    rollout_buffer: EpisodeBuffer
+
+    def __init__(
+        self,
+        env: VecEnv,
+        decoder: AccompanimentDecoder,
+        learning_rate: Any = 5e-5,
+        critic_learning_rate: float = 1e-3,
+        episodes_per_batch: int = 8,
+        n_epochs: int = 1,
+        gamma: float = 0.98,
+        gae_lambda: float = 0.95,
+        clip_range: float = 0.2,
+        vf_coef: float = 0.5,
+        ent_coef: float = 0.0,
+        kl_reference: float = 0.02,
+        kl_teacher: float = 0.0,
+        teacher_t_f: int = 25,
+        kl_target: float | None = None,
+        critic_warm_up: int = 2,
+        reward_scale: float = 10.0,
+        sampling: Sampling | None = None,
+        bf16: bool = False,
+        max_grad_norm: float = 1.0,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        timing = env.get_attr("timing")[0]
+        codec = env.get_attr("codec")[0]
+        self.k, self.t_f = int(timing.k), int(timing.t_f)
+        self.teacher_t_f = teacher_t_f
+        self.kl_reference, self.kl_teacher, self.kl_target = kl_reference, kl_teacher, kl_target
+        self.kl_scale = 1.0
+        self.critic_warm_up = critic_warm_up
+        self.reward_scale = reward_scale
+        self.sampling = sampling or Sampling()
+        self.bf16 = bf16
+        self.episodes_per_batch = episodes_per_batch
+        self.rollouts = 0
+        self.reference = copy.deepcopy(decoder).eval().requires_grad_(False)
+        super().__init__(
+            DecoderActorCritic,  # type: ignore[arg-type]
+            env,
+            learning_rate=learning_rate,
+            n_steps=timing.num_calls,
+            batch_size=timing.num_calls * env.num_envs,
+            n_epochs=n_epochs,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            normalize_advantage=True,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            rollout_buffer_class=EpisodeBuffer,
+            rollout_buffer_kwargs={"k": self.k, "codebooks": codec.num_codebooks},
+            policy_kwargs={
+                "decoder": decoder,
+                "k": self.k,
+                "sampling": self.sampling,
+                "critic_learning_rate": critic_learning_rate,
+                "seed": kwargs.get("seed") or 0,
+            },
+            device="cpu",
+            _init_setup_model=_init_setup_model,
+            **kwargs,
+        )
+        # Its own stream, so that minibatch order does not depend on what else draws numbers.
+        self.batch_generator = torch.Generator().manual_seed((self.seed or 0) + 1)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "batch_generator"]
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Play one whole episode in every environment."""
+        assert isinstance(rollout_buffer, EpisodeBuffer)
+        self.policy.set_training_mode(False)
+        rollout_buffer.reset()
+        callback.on_rollout_start()
+        observation: Any = self._last_obs
+        if observation is None or not (observation["frame"] == 0).all():
+            observation = env.reset()
+        self.policy.player.reset(np.ones(env.num_envs, dtype=bool))
+        alive = np.ones(env.num_envs, dtype=bool)
+        last_values = np.zeros(env.num_envs, dtype=np.float32)
+        records: list[Any] = [None] * env.num_envs
+        for _ in range(n_rollout_steps):
+            actions, values, log_probs = self.policy.act(observation)
+            following, rewards, dones, infos = env.step(actions)
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            rollout_buffer.add_call(values.numpy(), log_probs.numpy(), rewards * self.reward_scale, alive)
+            ended = np.flatnonzero(dones & alive)
+            if len(ended):
+                self._update_info_buffer([infos[row] for row in ended], dones[ended])
+                last_values[ended] = self._terminal_values(following, infos, ended)
+                for row in ended.tolist():
+                    records[row] = env.env_method("final_record", indices=[row])[0]
+                alive[ended] = False
+            observation = following
+            if not alive.any():
+                break
+        # A rollout counts whole, however short its episodes were, so that schedules run by rollouts.
+        self.num_timesteps += (n_rollout_steps - rollout_buffer.pos) * env.num_envs
+        rollout_buffer.finish(records, last_values)
+        self._last_obs = observation
+        self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _terminal_values(self, following: dict[str, np.ndarray], infos: list[dict], ended: np.ndarray) -> np.ndarray:
+        """Return the values of the terminal observations of rows `ended`; 0 for terminated episodes."""
+        terminal = {key: value.copy() for key, value in following.items()}
+        for row in ended.tolist():
+            for key in terminal:
+                terminal[key][row] = infos[row]["terminal_observation"][key]
+        values = self.policy.peek_values(terminal).numpy()[ended]
+        truncated = np.array([infos[row]["TimeLimit.truncated"] for row in ended.tolist()])
+        return np.where(truncated, values, 0.0).astype(np.float32)
+
+    def _logits(self, decoder: AccompanimentDecoder, batch: EpisodeBatch, t_f: int) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities `(B, T, Q, V)` and hidden states `(B, T, C)` of one teacher-forced pass."""
+        count = len(batch.played)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            _, hidden = decoder.trunk(
+                batch.heard,
+                batch.played,
+                batch.instrument,
+                torch.full((count,), t_f),
+                torch.full((count,), self.k),
+            )
+            logits = decoder.depth_logits(hidden, batch.played)
+        return transform(logits, self.sampling), hidden
+
+    def train(self) -> None:
+        """Update actor and critic on the last rollout."""
+        self.policy.set_training_mode(False)  # dropout stays off: the ratio has to start at 1
+        buffer, optimizer = self.rollout_buffer, self.policy.optimizer
+        rate = self.lr_schedule(self._current_progress_remaining)
+        optimizer.param_groups[0]["lr"] = rate
+        actor_learns = self.rollouts >= self.critic_warm_up
+        clip = self.clip_range(self._current_progress_remaining)
+        figures: dict[str, list[float]] = {}
+        if self.bf16 and buffer.batch is not None:
+            buffer.batch = self._recompute_log_probs(buffer.batch)
+        for _ in range(self.n_epochs):
+            for batch in buffer.episodes(self.episodes_per_batch, self.batch_generator):
+                for name, value in self._update(batch, clip, actor_learns).items():
+                    figures.setdefault(name, []).append(value)
+        self.rollouts += 1
+        self._n_updates += self.n_epochs
+        means = {name: float(np.mean(values)) for name, values in figures.items()}
+        if self.kl_target is not None and actor_learns:
+            error = np.clip(means["kl_reference"] / self.kl_target - 1, -0.2, 0.2)
+            self.kl_scale *= float(1 + 0.1 * error)
+        returns, values = buffer.returns, buffer.values
+        valid = np.arange(buffer.buffer_size) < buffer.lengths[:, None]
+        variance = float(returns[valid].var())
+        explained = 1 - float((returns[valid] - values[valid]).var()) / variance if variance > 0 else 0.0
+        for name, value in means.items():
+            self.logger.record(f"train/{name}", value)
+        self.logger.record("train/explained_variance", explained)
+        self.logger.record("train/learning_rate", rate)
+        self.logger.record("train/kl_scale", self.kl_scale)
+        self.logger.record("train/rollouts", self.rollouts)
+        self.logger.record("train/trained_tokens", float(buffer.batch.token_mask.float().mean()) if buffer.batch else 0)
+        self.logger.dump(self.rollouts)
+
+    @torch.no_grad()
+    def _recompute_log_probs(self, batch: EpisodeBatch) -> EpisodeBatch:
+        """Return `batch` with the rollout's log-probabilities in the update's precision.
+
+        The rollout runs in float32; without this its difference to bfloat16 would look like a step.
+        """
+        parts = []
+        for start in range(0, len(batch.played), self.episodes_per_batch):
+            part = batch.rows(torch.arange(start, min(start + self.episodes_per_batch, len(batch.played))))
+            log_p, _ = self._logits(self.policy.decoder, part, self.t_f)
+            parts.append(log_p.gather(-1, part.played.unsqueeze(-1)).squeeze(-1))
+        return replace(batch, log_probs=torch.cat(parts))
+
+    def _update(self, batch: EpisodeBatch, clip: float, actor_learns: bool) -> dict[str, float]:
+        frames, codebooks = batch.played.shape[1:]
+        log_p, hidden = self._logits(self.policy.decoder, batch, self.t_f)
+        chosen = log_p.gather(-1, batch.played.unsqueeze(-1)).squeeze(-1)
+        mask = batch.token_mask.unsqueeze(-1).expand(-1, -1, codebooks)
+        advantages = losses.chunks_to_tokens(batch.advantages, self.k, frames, codebooks)
+        policy_loss, figures = losses.clipped_policy_loss(chosen, batch.log_probs, advantages, mask, clip)
+        values = self.policy.critic(hidden[:, :: self.k])
+        value_loss = losses.masked_mean((values - batch.returns).square(), batch.chunk_mask)
+        spread = losses.masked_mean(losses.entropy(log_p), mask)
+        loss = policy_loss - self.ent_coef * spread
+        with torch.no_grad():
+            reference, _ = self._logits(self.reference, batch, self.t_f)
+        kl = losses.masked_mean(losses.exact_kl(log_p, reference), mask)
+        loss = loss + self.kl_scale * self.kl_reference * kl
+        figures["kl_reference"] = kl.detach()
+        if self.kl_teacher > 0:
+            with torch.no_grad():
+                teacher, _ = self._logits(self.reference, batch, self.teacher_t_f)
+            kl_teacher = losses.masked_mean(losses.exact_kl(log_p, teacher), mask)
+            loss = loss + self.kl_scale * self.kl_teacher * kl_teacher
+            figures["kl_teacher"] = kl_teacher.detach()
+        total = self.vf_coef * value_loss
+        if actor_learns:
+            total = total + loss
+        optimizer = self.policy.optimizer
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        actor_norm = torch.nn.utils.clip_grad_norm_(self.policy.decoder.parameters(), self.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(self.policy.critic.parameters(), self.max_grad_norm)
+        optimizer.step()
+        figures |= {
+            "policy_loss": policy_loss.detach(),
+            "value_loss": value_loss.detach(),
+            "entropy": spread.detach(),
+            "actor_grad_norm": actor_norm,
+        }
+        return {name: float(value) for name, value in figures.items()}

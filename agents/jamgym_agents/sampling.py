@@ -1,0 +1,59 @@
+"""One transformed distribution for rollout, update and reference: temperature, top-k and top-p."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jamgym.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How codes are drawn.
+
+    Attributes:
+        temperature: Divides the logits; 0 always takes the likeliest code.
+        top_k: Keep the so many likeliest codes; 0 keeps all.
+        top_p: Keep the likeliest codes up to this total probability; 1 keeps all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse values without meaning."""
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(
+                f"{self} is not valid: temperature and top_k are at least 0, top_p is above 0 and at most 1."
+            )
+
+
+def transform(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Return log-probabilities `(..., V)` of the distribution that `sampling` draws from.
+
+    Excluded codes get -inf. A temperature of 0 puts all probability on the likeliest code.
+    """
+    logits = logits.float()
+    if sampling.temperature == 0:
+        best = logits.argmax(-1, keepdim=True)
+        return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
+    logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        floor = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < floor, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, order = logits.softmax(-1).sort(-1, descending=True)
+        # A code stays if the codes before it have not reached top_p yet, so the likeliest always stays.
+        outside = (ordered.cumsum(-1) - ordered) >= sampling.top_p
+        logits = logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)
+    return logits.log_softmax(-1)
+
+
+def draw(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw one code `(...)` from each distribution `(..., V)` (exponential race, no sync per token)."""
+    noise = torch.empty_like(log_probs).exponential_(generator=generator).clamp_min(1e-20)
+    return (log_probs.exp() / noise).argmax(-1)

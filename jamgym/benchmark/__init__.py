@@ -1,0 +1,1 @@
+"""Evaluation: runs policies over fixed episodes and reports with intervals."""

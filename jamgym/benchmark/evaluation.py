@@ -1,0 +1,224 @@
+"""`jamgym evaluate`: policies on held-out songs, with intervals, tables, figures and audio."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jamgym.benchmark.comparison import Comparison, compare
+from jamgym.benchmark.plots import plot_comparison, plot_episode
+from jamgym.benchmark.statistics import RESAMPLES
+from jamgym.benchmark.table import markdown, rich_table, sentences
+from jamgym.codec import Codec
+from jamgym.config import create_from_spec, split_spec
+from jamgym.corpus import Split
+from jamgym.episode import EpisodeSource
+from jamgym.errors import ConfigError
+from jamgym.files import atomic_path
+from jamgym.playback import LatePolicy
+from jamgym.policy import Policy
+from jamgym.registry import codecs, corpora, policies, rewards
+from jamgym.reward import RewardModel
+from jamgym.vector_env import AccompanimentVectorEnv
+
+if TYPE_CHECKING:
+    from jamgym.run import Run
+
+__all__ = ["Comparison", "EvaluationConfig", "compare", "evaluate", "make_policies", "write_comparison"]
+
+_WEIGHTS = ".safetensors"
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is played, by whom, and how it is scored.
+
+    Attributes:
+        corpus: Where songs come from.
+        codec: Turns audio into codes.
+        split: Songs that are used.
+        policies: Names, or mappings with "name", arguments, and optionally "label" for the tables.
+        checkpoints: Decoder checkpoints to evaluate beside `policies`, labelled by their run folder.
+        metrics: Reward models.
+        t_f: Future visibility in frames, signed.
+        k: Frames per call.
+        frames: Frames per episode.
+        latency: How long calls take: "none", or a mapping such as {name: constant, seconds: 0.05}.
+        late_policy: What a late slot plays.
+        allow_lookahead: Accept a t_f that cannot be played live; tables say so.
+        episodes: Number of episodes, of distinct songs as far as there are.
+        envs: Episodes played at a time.
+        instruments: Classes that may be the target; null allows all.
+        max_songs: Use only the first so many songs of the split; null uses all.
+        save_audio: Number of episodes whose heard, played, mix and truth are written as WAV.
+        resamples: Bootstrap samples.
+        seed: Seed of episodes, latencies, policies and resampling.
+    """
+
+    corpus: str | dict[str, Any] = "band"
+    codec: str | dict[str, Any] = "spectral"
+    split: Split = "test"
+    policies: tuple[str | dict[str, Any], ...] = (
+        "silence",
+        "random_stem",
+        {"name": "decoder", "label": "mle"},
+        "truth",
+    )
+    checkpoints: tuple[str, ...] = ()
+    metrics: tuple[str | dict[str, Any], ...] = ("coherence", "judge", "note_in_chord", "beat")
+    t_f: int = -25
+    k: int = 5
+    frames: int = 300
+    latency: str | dict[str, Any] = "none"
+    late_policy: LatePolicy = "silence"
+    allow_lookahead: bool = False
+    episodes: int = 64
+    envs: int = 32
+    instruments: tuple[str, ...] | None = None
+    max_songs: int | None = None
+    save_audio: int = 4
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("k", "frames", "episodes", "envs", "resamples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("save_audio", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0.")
+        if not self.policies and not self.checkpoints:
+            raise ConfigError("policies is empty; name at least one, such as [silence, decoder, truth].")
+
+
+def evaluate(config: EvaluationConfig, run: Run) -> dict[str, float]:
+    """Evaluate and write metrics.json, table.md, report.txt, figures and WAVs into the run folder.
+
+    Returns:
+        "label/measure" to the mean over songs.
+
+    Raises:
+        LookaheadError: t_f cannot be played live and `allow_lookahead` is not set.
+        CorpusError: The split has no usable episode.
+        ConfigError: A name or setting is wrong; raised before anything is played.
+    """
+    codec: Codec = create_from_spec(codecs, config.codec)
+    corpus = create_from_spec(corpora, config.corpus, {"sample_rate": codec.sample_rate})
+    source = EpisodeSource(corpus, codec, config.split, config.frames, config.instruments, max_songs=config.max_songs)
+    envs = min(config.envs, config.episodes)
+
+    def make_env() -> AccompanimentVectorEnv:
+        return AccompanimentVectorEnv(
+            envs,
+            autoreset_mode="Disabled",
+            source=source,
+            reward=None,
+            t_f=config.t_f,
+            k=config.k,
+            latency=config.latency,
+            late_policy=config.late_policy,
+            allow_lookahead=config.allow_lookahead,
+        )
+
+    make_env()  # Impossible timing is refused before the songs are encoded.
+    metrics: list[RewardModel] = [create_from_spec(rewards, spec) for spec in config.metrics]
+    players = make_policies(config, codec, source)
+    comparison = compare(
+        players,
+        make_env,
+        source.fixed(config.episodes, config.seed),
+        metrics,
+        run,
+        seed=config.seed,
+        resamples=config.resamples,
+        keep_audio=config.save_audio,
+    )
+    write_comparison(comparison, codec, run)
+    return {
+        f"{label}/{measure}": comparison.interval(label, measure).estimate
+        for label in comparison.labels
+        for measure in (*comparison.metrics, "late_frames")
+    }
+
+
+def make_policies(config: EvaluationConfig, codec: Codec, source: EpisodeSource) -> dict[str, Policy]:
+    """Return label to policy.
+
+    Raises:
+        ConfigError: Two policies have one label, or an argument is wrong.
+        UnknownNameError: A policy is not known.
+        CheckpointError: A checkpoint is missing, damaged or of another codec.
+    """
+    made: dict[str, Policy] = {}
+    known = {"codec": codec, "k": config.k, "t_f": config.t_f, "source": source, "seed": config.seed}
+    for spec in (*config.policies, *config.checkpoints):
+        label, rest = _labelled(spec)
+        if label in made:
+            raise ConfigError(
+                f"Two policies are labelled {label!r}. Give each one its own: {{name: decoder, label: OTHER, ...}}."
+            )
+        made[label] = create_from_spec(policies, rest, known)
+    return made
+
+
+def write_comparison(comparison: Comparison, codec: Codec, run: Run) -> None:
+    """Write metrics.json, table.md, report.txt, figures and the WAVs of the kept episodes into the run folder."""
+    run.write_json("metrics.json", comparison.to_json())
+    _write_text(run.folder / "table.md", markdown(comparison))
+    _write_text(run.folder / "report.txt", report(comparison))
+    plot_comparison(comparison, run.folder / "comparison.png")
+    rate = codec.sample_rate
+    for index in range(max((len(kept) for kept in comparison.audio.values()), default=0)):
+        episode = comparison.records[comparison.labels[0]][index].episode
+        folder = f"audio/{index:02d}-{_safe(episode.song_id)}-{_safe(episode.target_name)}"
+        run.write_audio(f"{folder}/heard.wav", episode.heard, rate)
+        run.write_audio(f"{folder}/truth.wav", episode.target, rate)
+        for label in comparison.labels:
+            played = comparison.audio[label][index]
+            mix = episode.heard + played
+            # A mix above full scale is turned down: clipping would sound like the policy's fault.
+            mix = mix / max(1.0, float(np.abs(mix).max()))
+            run.write_audio(f"{folder}/{_safe(label)}-played.wav", played, rate)
+            run.write_audio(f"{folder}/{_safe(label)}-mix.wav", mix, rate)
+            record = comparison.records[label][index]
+            plot_episode(record, codec, played, run.folder / folder / f"{_safe(label)}.png", label)
+
+
+def report(comparison: Comparison) -> str:
+    """Return the table and its sentences as plain text for a terminal."""
+    from rich.console import Console
+
+    stream = io.StringIO()
+    Console(file=stream, width=150, color_system=None).print(rich_table(comparison))
+    return "\n".join([stream.getvalue().rstrip(), "", *sentences(comparison), *comparison.omitted.values()]) + "\n"
+
+
+def _labelled(spec: str | Mapping[str, Any]) -> tuple[str, str | dict[str, Any]]:
+    """Return the label and the spec without it. A path of a checkpoint stands for a decoder."""
+    if isinstance(spec, str):
+        if spec.endswith(_WEIGHTS):
+            path = Path(spec)
+            return path.parent.name or path.stem, {"name": "decoder", "checkpoint": spec}
+        return split_spec(policies, spec)[0], spec
+    rest = {key: value for key, value in spec.items() if key != "label"}
+    name, _ = split_spec(policies, rest)
+    label = spec.get("label", name)
+    if not isinstance(label, str) or not label:
+        raise ConfigError(f"The label of policy {name!r} is {label!r}; it must be a word.")
+    return label, rest
+
+
+def _safe(name: str) -> str:
+    """Return `name` as part of a file name."""
+    return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_"
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

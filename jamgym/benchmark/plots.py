@@ -1,0 +1,110 @@
+"""Figures as PNG files. Matplotlib is imported when a figure is made, and without any global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jamgym.benchmark.comparison import Comparison
+from jamgym.benchmark.table import heading, title
+from jamgym.codec import Audio, Codec
+from jamgym.files import atomic_path
+from jamgym.playback import GAP, ON_TIME, REPEATED
+from jamgym.simulation import EpisodeRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_WINDOW = 1024
+_HOP = 256
+_FLOOR_DB = -80.0
+_STATUS_COLOURS: Mapping[int, str] = {GAP: "red", REPEATED: "orange"}
+
+
+def plot_comparison(comparison: Comparison, path: Path | str) -> Path:
+    """Draw mean and 95 % interval of every policy, one panel per metric; returns the PNG's path."""
+    from matplotlib.figure import Figure
+
+    measures = [*comparison.metrics, "late_frames"]
+    figure = Figure(figsize=(2.6 * len(measures) + 1.5, 0.45 * len(comparison.labels) + 1.6), layout="constrained")
+    axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    place = np.arange(len(comparison.labels))[::-1]
+    for axis, measure in zip(axes, measures, strict=True):
+        for y, label in zip(place, comparison.labels, strict=True):
+            interval = comparison.interval(label, measure)
+            colour = "0.5" if label in comparison.anchors else "tab:blue"
+            if np.isfinite([interval.low, interval.high]).all():
+                axis.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2)
+            axis.plot([interval.estimate], [y], "o", color=colour)
+        axis.set_title(heading(measure), fontsize=10)
+        axis.grid(axis="x", alpha=0.3)
+        axis.margins(y=0.15)
+    axes[0].set_yticks(place, comparison.labels)
+    figure.suptitle(f"{title(comparison)}; mean and 95 % interval", fontsize=9)
+    return _save(figure, path)
+
+
+def plot_episode(record: EpisodeRecord, codec: Codec, played: Audio, path: Path | str, label: str = "played") -> Path:
+    """Draw the spectrograms of what was heard and played, with chord changes as lines and late slots marked.
+
+    Args:
+        record: The played episode.
+        codec: Gives the sample rate and the samples per frame.
+        played: `(S,)` played audio.
+        path: PNG to write.
+        label: The policy's name.
+    """
+    from matplotlib.figure import Figure
+
+    episode = record.episode
+    seconds = len(played) / codec.sample_rate
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
+    for axis, audio, name in zip(axes, (episode.heard, played), ("heard", label), strict=True):
+        axis.imshow(
+            spectrogram(audio).T,
+            origin="lower",
+            aspect="auto",
+            extent=(0.0, seconds, 0.0, codec.sample_rate / 2000.0),
+            vmin=_FLOOR_DB,
+            vmax=0.0,
+            cmap="magma",
+        )
+        axis.set_ylim(0.0, min(4.0, codec.sample_rate / 2000.0))
+        axis.set_ylabel(f"{name}\nkHz")
+        if episode.truth is not None:
+            for change in episode.truth.chord_times:
+                axis.axvline(float(change), color="white", linewidth=0.8, alpha=0.6)
+    for start, end, status in late_runs(record.status):
+        span = np.array([start, end]) * codec.hop_samples / codec.sample_rate
+        axes[1].axvspan(*span, ymin=0.94, color=_STATUS_COLOURS.get(status, "red"), linewidth=0)
+    axes[1].set_xlabel("seconds (lines: chord changes; red: silent late slots; orange: repeated)")
+    axes[0].set_title(f"{episode.song_id}, {episode.target_name}", fontsize=10)
+    return _save(figure, path)
+
+
+def late_runs(status: NDArray[np.int8]) -> list[tuple[int, int, int]]:
+    """Return runs (first frame, frame after the last, status) of slots that did not play what was emitted."""
+    edges = np.flatnonzero(np.diff(status, prepend=-1, append=-1))
+    runs = [(int(a), int(b), int(status[a])) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [run for run in runs if run[2] != ON_TIME]
+
+
+def spectrogram(audio: Audio) -> NDArray[np.float32]:
+    """Return levels `(frames, bins)` in dB relative to the loudest one, not below -80."""
+    padded = np.pad(np.asarray(audio, dtype=np.float32), (_WINDOW // 2, _WINDOW // 2))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP]
+    power = np.square(np.abs(np.fft.rfft(frames * np.hanning(_WINDOW).astype(np.float32), axis=-1)))
+    peak = max(float(power.max()), 1e-12)
+    level: NDArray[Any] = 10.0 * np.log10(np.maximum(power / peak, 10.0 ** (_FLOOR_DB / 10.0)))
+    return level.astype(np.float32)
+
+
+def _save(figure: Figure, path: Path | str) -> Path:
+    with atomic_path(path) as temporary:
+        figure.savefig(str(temporary), format="png", dpi=110)
+    return Path(path)

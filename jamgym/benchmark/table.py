@@ -1,0 +1,138 @@
+"""Tables and sentences of a comparison: for the terminal, for markdown, and in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jamgym.benchmark.comparison import Comparison
+from jamgym.benchmark.statistics import Interval
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LATE = "late_frames"
+_HEADINGS = {LATE: "late frames"}
+
+
+def heading(measure: str) -> str:
+    """Return a measure's name for people.
+
+    >>> heading("note_in_chord")
+    'note in chord'
+    """
+    return _HEADINGS.get(measure, measure.replace("_", " "))
+
+
+def format_interval(interval: Interval, percent: bool = False) -> str:
+    """Return "mean [low, high]".
+
+    >>> format_interval(Interval(0.5, 0.25, 0.75, 64))
+    '0.500 [0.250, 0.750]'
+    """
+
+    def number(value: float) -> str:
+        return f"{100 * value:.1f} %" if percent else f"{value:.3f}"
+
+    if not np.isfinite([interval.low, interval.high]).all():
+        return f"{number(interval.estimate)} (one song)"
+    return f"{number(interval.estimate)} [{number(interval.low)}, {number(interval.high)}]"
+
+
+def rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return the header and one row of cells per policy."""
+    measures = [*comparison.metrics, LATE]
+    header = ["policy", *(heading(measure) for measure in measures)]
+    body = []
+    for label in comparison.labels:
+        cells = [format_interval(comparison.interval(label, name), percent=name == LATE) for name in measures]
+        body.append([f"{label} (anchor)" if label in comparison.anchors else label, *cells])
+    return header, body
+
+
+def title(comparison: Comparison) -> str:
+    """Return one line that says what was played; a look-ahead oracle is always called one."""
+    setting = comparison.setting
+    text = f"{comparison.songs} songs"
+    if setting:
+        text = f"{setting['corpus']} {setting['split']}, {text}, t_f={setting['t_f']:+d}, k={setting['k']}"
+    if comparison.lookahead:
+        text += ": LOOK-AHEAD ORACLE, cannot be played live"
+    return text
+
+
+def rich_table(comparison: Comparison) -> Table:
+    """Return the comparison as a `rich` table."""
+    from rich.table import Table
+
+    header, body = rows(comparison)
+    table = Table(title=title(comparison), caption="mean over songs [95 % bootstrap interval]")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for cells in body:
+        table.add_row(*cells, style="dim" if cells[0].endswith("(anchor)") else "bold")
+    return table
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the whole report as markdown: policies x metrics, paired differences, what was left out."""
+    header, body = rows(comparison)
+    parts = [f"# {title(comparison)}", "", "Mean over songs [95 % bootstrap interval].", "", *_grid(header, body)]
+    pairs = comparison.pairs()
+    if pairs and comparison.metrics:
+        grid = [
+            [f"{a} - {b}", *(format_interval(comparison.difference(a, b, name)) for name in comparison.metrics)]
+            for a, b in pairs
+        ]
+        parts += ["", "## Paired differences (same songs)", ""]
+        parts += _grid(["difference", *(heading(name) for name in comparison.metrics)], grid)
+        parts += ["", *sentences(comparison)]
+    if comparison.omitted:
+        parts += ["", *comparison.omitted.values()]
+    return "\n".join(parts) + "\n"
+
+
+def sentences(comparison: Comparison, pairs: Sequence[tuple[str, str]] | None = None) -> list[str]:
+    """Return one honest sentence per pair of policies and metric."""
+    return [
+        describe_difference(heading(metric), a, b, comparison.difference(a, b, metric))
+        for a, b in (comparison.pairs() if pairs is None else pairs)
+        for metric in comparison.metrics
+    ]
+
+
+def describe_difference(metric: str, a: str, b: str, interval: Interval, unit: str = "held-out songs") -> str:
+    """Say what the paired difference a - b shows, and no more.
+
+    >>> describe_difference("coherence", "PPO", "MLE", Interval(0.12, 0.05, 0.19, 64))
+    "PPO's coherence is 0.12 above MLE's [0.05, 0.19] on 64 held-out songs."
+    >>> describe_difference("judge", "PPO", "MLE", Interval(0.01, -0.03, 0.05, 64))
+    'PPO and MLE cannot be told apart by judge: the difference is 0.01 [-0.03, 0.05] on 64 held-out songs.'
+    """
+    on = f"on {interval.count} {unit}"
+    if interval.count == 1:
+        return f"{a}'s {metric} differs from {b}'s by {interval.estimate:.2f} on one song, which tells nothing more."
+    digits = _digits(interval)
+    span = f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+    if interval.excludes_zero:
+        side = "above" if interval.estimate > 0 else "below"
+        return f"{a}'s {metric} is {abs(interval.estimate):.{digits}f} {side} {b}'s {span} {on}."
+    return (
+        f"{a} and {b} cannot be told apart by {metric}: the difference is {interval.estimate:.{digits}f} {span} {on}."
+    )
+
+
+def _digits(interval: Interval) -> int:
+    """Return 2 decimals, or as many more (up to 4) as keep an end from being rounded to zero."""
+    ends = [abs(value) for value in (interval.estimate, interval.low, interval.high) if value != 0.0]
+    for digits in (2, 3):
+        if all(value >= 0.5 * 10.0**-digits for value in ends):
+            return digits
+    return 4
+
+
+def _grid(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in body]

@@ -1,0 +1,179 @@
+"""The command line, ``jamgym COMMAND``: the one place that prints and that ties all parts together.
+
+Exit status: 0 done, 1 something in the world is wrong (a broken file, a full disk), 2 the command line or
+the config is wrong, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jamgym import __version__
+from jamgym.commands.table import COMMANDS, Command
+from jamgym.errors import ConfigError, JamgymError, UnknownNameError, unknown_name_message
+
+#: A program may leave a text under this name in its run folder; it is shown at the end.
+REPORT = "report.txt"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `argv` (default: the process's arguments) and return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except JamgymError as error:
+        if os.environ.get("JAMGYM_DEBUG"):
+            raise
+        print(f"jamgym: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, (ConfigError, UnknownNameError)) else 1
+    except KeyboardInterrupt:
+        print("jamgym: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def usage() -> str:
+    """Return the text of ``jamgym --help``."""
+    width = max(len(command.name) for command in COMMANDS)
+    rows = "\n".join(f"  {command.name:<{width}}  {command.summary}" for command in COMMANDS)
+    return (
+        "usage: jamgym [--help] [--version] COMMAND [OPTIONS]\n\n"
+        "An agent that plays along with music it is still hearing: train it, fine-tune it, measure it.\n\n"
+        f"commands:\n{rows}\n\n"
+        "examples:\n"
+        "  jamgym demo\n"
+        "  jamgym finetune --config configs/finetune/demo.yaml --seed 1 --out runs/first\n"
+        "  jamgym COMMAND --help\n"
+    )
+
+
+def _dispatch(arguments: list[str]) -> int:
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if first in ("-V", "--version"):
+        print(f"jamgym {__version__}")
+        return 0
+    if not first:
+        print(usage(), file=sys.stderr)
+        return 2
+    commands = {command.name: command for command in COMMANDS}
+    if first not in commands:
+        kind = "option" if first.startswith("-") else "command"
+        known = ["--help", "--version"] if first.startswith("-") else commands
+        raise ConfigError(unknown_name_message(kind, first, known) + " See `jamgym --help`.")
+    return run_command(commands[first], arguments[1:])
+
+
+def run_command(command: Command, argv: Sequence[str]) -> int:
+    """Parse `argv`, run `command` in its run folder and show its figures; returns the exit status."""
+    from jamgym.commands.parsing import parse
+    from jamgym.run import Run
+
+    config_class, program = command.load()
+    folder, base = _resumed(command.name, argv)
+    try:
+        request = parse(f"jamgym {command.name}", command.summary, command.examples, config_class, argv, base)
+    except SystemExit as stop:  # --help
+        return int(stop.code or 0)
+    folder = folder or request.out or Path("runs") / f"{command.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    settings: dict[str, Any] = {**asdict(request.config), "seed": request.seed}
+    _set_up_logging(request.quiet)
+    run = Run.create(
+        folder, command=command.name, config=settings, seed=request.seed, resume=request.resume, quiet=request.quiet
+    )
+    if not request.quiet:
+        print(f"jamgym {command.name}: run folder {run.folder}", file=sys.stderr)
+    with run:
+        figures = program(request.config, run)
+    _show(run.folder, figures or {})
+    if run.stop_requested:
+        print(f"Stopped. Go on with: jamgym {command.name} --out {run.folder} --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _resumed(name: str, argv: Sequence[str]) -> tuple[Path | None, Mapping[str, Any] | None]:
+    """Return folder and settings of the run that `argv` asks to resume, if it does."""
+    from jamgym.config import read_yaml
+
+    if "--resume" not in argv or "--help" in argv or "-h" in argv:
+        return None, None
+    out = next((value for key, value in _pairs(argv) if key == "--out"), None)
+    folder = Path(out) if out is not None else newest_run(Path("runs"), name)
+    settings = read_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else None
+    return folder, settings
+
+
+def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
+    joined = [tuple(token.split("=", 1)) for token in argv if "=" in token]
+    return [(key, value) for key, value in [*joined, *zip(argv, argv[1:], strict=False)]]
+
+
+def newest_run(root: Path, command: str) -> Path:
+    """Return the folder under `root` whose run of `command` was written last.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    found = []
+    for path in root.glob("*/run.json"):
+        try:
+            if json.loads(path.read_text(encoding="utf-8"))["command"] == command:
+                found.append(path)
+        except (OSError, ValueError, KeyError):
+            continue
+    if not found:
+        raise ConfigError(f"There is no run of {command} in {root} to resume; name one with --out.")
+    return max(found, key=lambda path: path.stat().st_mtime).parent
+
+
+def _show(folder: Path, figures: Mapping[str, float]) -> None:
+    report = folder / REPORT
+    if report.exists():
+        print(report.read_text(encoding="utf-8").rstrip())
+    elif figures:
+        width = max(len(name) for name in figures)
+        for name, value in figures.items():
+            print(f"{name:<{width}}  {value:.6g}" if isinstance(value, (int, float)) else f"{name:<{width}}  {value}")
+    print(f"Run folder: {folder}")
+    if (folder / "tensorboard").exists():
+        print(f"Curves: tensorboard --logdir {folder / 'tensorboard'}")
+
+
+class _StderrHandler(logging.StreamHandler[Any]):
+    """Writes to whatever sys.stderr is at the moment: rich replaces it while a bar is shown."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        """The current standard error."""
+        return sys.stderr
+
+
+def _set_up_logging(quiet: bool) -> None:
+    handler = _StderrHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("jamgym", "jamgym_agents", "jamgym_rewards"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(logging.WARNING if quiet else logging.INFO)
+        logger.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Codecs, one per file; imported only when asked for."""

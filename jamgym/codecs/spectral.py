@@ -1,0 +1,200 @@
+"""Codec `spectral`: 16 kHz, 25 frames per second, 4 codebooks of 1024; causal in both directions.
+
+The network is `jamgym.codecs.spectral_network`; the shipped weights were trained by
+``jamgym train-codec --config configs/train-codec/spectral.yaml`` (see ``assets/spectral.json``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jamgym.codec import Audio, Codes
+from jamgym.codecs.spectral_network import SpectralConfig, SpectralNetwork
+from jamgym.errors import AudioError, CheckpointError
+
+
+def _reset(state: list[Tensor] | None, rows: NDArray[np.bool_] | None) -> list[Tensor] | None:
+    if state is None or rows is None:
+        return None
+    keep = torch.from_numpy(~np.asarray(rows, dtype=bool))
+    # where, not a product: a NaN of the old stream must not survive as 0 * NaN.
+    return [torch.where(keep.reshape(-1, *[1] * (t.dim() - 1)), t, torch.zeros_like(t)) for t in state]
+
+
+class _StreamingEncoder:
+    def __init__(self, codec: SpectralCodec, batch: int) -> None:
+        self._codec, self._batch = codec, batch
+        self._state: list[Tensor] | None = None
+
+    @torch.inference_mode()
+    def push(self, audio: Audio) -> Codes:
+        network = self._codec.network
+        tensor = self._codec.check_audio(audio, self._batch)
+        latents, self._state = network.encoder(tensor, self._state)
+        return network.quantizer.encode(latents).numpy().astype(np.int16)
+
+    def reset(self, rows: NDArray[np.bool_] | None = None) -> None:
+        self._state = _reset(self._state, rows)
+
+
+class _StreamingDecoder:
+    def __init__(self, codec: SpectralCodec, batch: int) -> None:
+        self._codec, self._batch = codec, batch
+        self._state: list[Tensor] | None = None
+
+    @torch.inference_mode()
+    def push(self, codes: Codes) -> Audio:
+        network = self._codec.network
+        latents = network.quantizer.decode(self._codec.check_codes(codes, self._batch))
+        audio, self._state = network.decoder(latents, self._state)
+        return audio.numpy()
+
+    def reset(self, rows: NDArray[np.bool_] | None = None) -> None:
+        self._state = _reset(self._state, rows)
+
+
+class SpectralCodec:
+    """The codec that jamgym ships.
+
+    Args:
+        weights: A file written by `save`; None loads the shipped weights.
+
+    Raises:
+        CheckpointError: The file is damaged or holds another architecture.
+
+    Example:
+        >>> import numpy as np
+        >>> codec = SpectralCodec()
+        >>> codec.encode(np.zeros((1, 1280), np.float32)).shape
+        (1, 2, 4)
+    """
+
+    name = "spectral"
+    lookahead_samples = 0
+    decoder_lookahead_samples = 0
+
+    def __init__(self, weights: str | Path | None = None) -> None:
+        from jamgym.checkpoint import load_tensors
+
+        if weights is None:
+            with as_file(files("jamgym") / "assets" / "spectral.safetensors") as path:
+                tensors, metadata = load_tensors(path)
+        else:
+            tensors, metadata = load_tensors(Path(weights))
+        if metadata.get("kind") != "codec/spectral":
+            raise CheckpointError(
+                f"{weights} holds {metadata.get('kind', 'no kind')!r}, not 'codec/spectral'. "
+                "Give a codec.safetensors written by `jamgym train-codec`."
+            )
+        settings = json.loads(metadata["architecture"])
+        known = {field.name for field in fields(SpectralConfig)}
+        network = SpectralNetwork(SpectralConfig(**{key: settings[key] for key in settings if key in known}))
+        missing, unexpected = network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
+        missing = [key for key in missing if not key.startswith("quantizer.cluster")]
+        if missing or unexpected:
+            raise CheckpointError(f"Codec weights do not fit: missing {missing[:3]}, unexpected {list(unexpected)[:3]}.")
+        self._adopt(network)
+
+    @classmethod
+    def from_network(cls, network: SpectralNetwork) -> SpectralCodec:
+        """Wrap a network that is in memory, rounded to the half precision it would be saved in."""
+        codec = cls.__new__(cls)
+        copy = SpectralNetwork(network.config)
+        copy.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})
+        codec._adopt(copy)
+        return codec
+
+    def _adopt(self, network: SpectralNetwork) -> None:
+        self.network = network.eval().requires_grad_(False)
+        config = network.config
+        self.sample_rate, self.hop_samples = config.sample_rate, config.hop
+        self.num_codebooks, self.cardinality = config.num_codebooks, config.cardinality
+        digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
+        for key, value in sorted(self._weights().items()):
+            digest.update(key.encode() + value.numpy().tobytes())
+        self.version = digest.hexdigest()[:12]
+        # Long enough for every window and convolution to have seen nothing but silence.
+        self.silence_codes: Codes = self.encode(np.zeros((1, 48 * config.hop), np.float32))[0, -1]
+
+    def _weights(self) -> dict[str, Tensor]:
+        state = self.network.state_dict()
+        return {key: value.half().contiguous() for key, value in state.items() if ".cluster_" not in f".{key}"}
+
+    def save(self, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
+        """Write the weights in half precision, with `metadata` as JSON beside the architecture."""
+        from jamgym.checkpoint import save_tensors
+
+        texts = {"kind": "codec/spectral", "architecture": json.dumps(asdict(self.network.config))}
+        texts["version"] = self.version
+        texts["training"] = json.dumps(metadata or {}, default=str)
+        save_tensors(path, self._weights(), texts)
+
+    @property
+    def latent_dim(self) -> int:
+        """Dimensions of `codebook_vectors`."""
+        return self.network.config.latent_dim
+
+    @property
+    def codebook_vectors(self) -> NDArray[np.float32]:
+        """The entries `(Q, V, D)`; a frame's latent is the sum of its Q entries."""
+        return self.network.quantizer.codebooks.numpy()
+
+    def check_audio(self, audio: Audio, batch: int | None = None) -> Tensor:
+        """Return `audio` `(N, S)` as a tensor, or raise `AudioError`."""
+        array = np.asarray(audio, dtype=np.float32)
+        if array.ndim != 2 or array.shape[1] % self.hop_samples or (batch is not None and len(array) != batch):
+            raise AudioError(
+                f"Audio has shape {array.shape}; valid is ({'N' if batch is None else batch}, S) with S a multiple "
+                f"of {self.hop_samples} samples. Pad or cut it to whole frames."
+            )
+        if not np.isfinite(array).all():
+            raise AudioError("Audio holds NaN or infinite samples; replace them before encoding.")
+        return torch.tensor(array)
+
+    def check_codes(self, codes: Codes, batch: int | None = None) -> Tensor:
+        """Return `codes` `(N, T, Q)` as an int64 tensor, or raise `AudioError`."""
+        array = np.asarray(codes)
+        if array.ndim != 3 or array.shape[2] != self.num_codebooks or (batch is not None and len(array) != batch):
+            raise AudioError(
+                f"Codes have shape {array.shape}; valid is ({'N' if batch is None else batch}, T, {self.num_codebooks})."
+            )
+        if array.size and (array.min() < 0 or array.max() >= self.cardinality):
+            raise AudioError(f"Codes run from {array.min()} to {array.max()}; valid is 0 to {self.cardinality - 1}.")
+        return torch.from_numpy(array.astype(np.int64))
+
+    @torch.inference_mode()
+    def encode(self, audio: Audio) -> Codes:
+        """Encode `(N, S)` into `(N, S / hop_samples, Q)`."""
+        tensor = self.check_audio(audio)
+        if tensor.shape[1] == 0:
+            return np.zeros((len(tensor), 0, self.num_codebooks), np.int16)
+        latents, _ = self.network.encoder(tensor)
+        return self.network.quantizer.encode(latents).numpy().astype(np.int16)
+
+    @torch.inference_mode()
+    def decode(self, codes: Codes) -> Audio:
+        """Decode `(N, T, Q)` into `(N, T * hop_samples)`."""
+        tensor = self.check_codes(codes)
+        if tensor.shape[1] == 0:
+            return np.zeros((len(tensor), 0), np.float32)
+        audio, _ = self.network.decoder(self.network.quantizer.decode(tensor))
+        return audio.numpy()
+
+    def encoder(self, batch: int) -> _StreamingEncoder:
+        """Return a streaming encoder for `batch` streams."""
+        return _StreamingEncoder(self, batch)
+
+    def decoder(self, batch: int) -> _StreamingDecoder:
+        """Return a streaming decoder for `batch` streams."""
+        return _StreamingDecoder(self, batch)

@@ -1,0 +1,339 @@
+"""Reads one command's settings: YAML files first, then the command line, both strictly.
+
+jsonargparse builds the options and the help from the settings' dataclass and its docstring. Plug-ins
+have arguments that the dataclass does not know (``--corpus stems --corpus.path DIR``); those are taken
+out of the command line first and become a spec (see `jamgym.config`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import typing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from jamgym import registry
+from jamgym.config import check_keys, check_spec, config_from_mapping, parse_argument, parse_yaml, read_yaml, split_spec
+from jamgym.errors import ConfigError, unknown_name_message
+from jamgym.registry import Registry
+
+#: Singular name of a setting to the registry that its values are looked up in.
+REGISTRIES: dict[str, Registry] = {
+    "codec": registry.codecs,
+    "corpus": registry.corpora,
+    "reward": registry.rewards,
+    "policy": registry.policies,
+}
+_OTHER_WORDS = {
+    "codecs": "codec",
+    "corpora": "corpus",
+    "rewards": "reward",
+    "metrics": "reward",
+    "policies": "policy",
+}
+_SPEC = str | dict[str, Any]
+#: Arguments of plug-ins that the programs fill in.
+SUPPLIED = ("codec", "device", "sample_rate", "seed")
+RUN_KEYS = ("out", "seed", "quiet")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks a command to do.
+
+    Attributes:
+        config: The command's dataclass.
+        out: Run folder, or None for the default.
+        seed: Seed of the run.
+        resume: Whether to continue the run in `out`.
+        quiet: Whether to show no progress.
+    """
+
+    config: Any
+    out: Path | None
+    seed: int
+    resume: bool
+    quiet: bool
+
+
+def parse(
+    prog: str,
+    summary: str,
+    examples: Sequence[str],
+    config_class: type[Any],
+    argv: Sequence[str],
+    base: Mapping[str, Any] | None = None,
+) -> Request:
+    """Parse `argv` into a `Request`.
+
+    Args:
+        prog: Program name for usage messages, such as "jamgym finetune".
+        summary: First line of the help.
+        examples: Command lines for the help.
+        config_class: The settings' dataclass.
+        argv: Arguments after the command.
+        base: Settings that come before every ``--config``, as those of a run that is resumed.
+
+    Raises:
+        ConfigError: A key is unknown or a value does not fit.
+        UnknownNameError: A plug-in's name is not known.
+        SystemExit: After ``--help``, with status 0.
+    """
+    parser = build_parser(prog, summary, examples, config_class)
+    specs = dict(spec_fields(config_class))
+    rest, spec_options = _take_specs(list(argv), specs)
+    given = _parse_options(parser, rest)
+    settings: dict[str, Any] = {}
+    for layer in (base or {}, *_read_configs(config_class, given.pop("config", None) or []), given):
+        _merge(settings, layer, specs)
+    for path, options in spec_options.items():
+        _set(settings, path, _apply_spec(config_class, settings, path, specs[path], options))
+    resume = bool(settings.pop("resume", False))
+    run = {key: settings.pop(key) for key in RUN_KEYS if key in settings}
+    if "seed" in run and "seed" in {field.name for field in fields(config_class)}:
+        settings["seed"] = run["seed"]
+    config = config_from_mapping(config_class, settings)
+    check_plugins(config)
+    seed = run.get("seed", getattr(config, "seed", 0))
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ConfigError(f"seed is {seed!r}; expected an integer of at least 0.")
+    out = run.get("out")
+    return Request(config, None if out is None else Path(out), seed, resume, bool(run.get("quiet", False)))
+
+
+def build_parser(prog: str, summary: str, examples: Sequence[str], config_class: type[Any]) -> Any:
+    """Return the jsonargparse parser of a command."""
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        """Keeps the line breaks of the examples."""
+
+    known = "\n".join(f"  {kind}: {', '.join(found.names())}" for kind, found in sorted(REGISTRIES.items()))
+    epilog = (
+        "examples:\n"
+        + "\n".join(f"  {line}" for line in examples)
+        + "\n\nplug-ins (or package.module:Class); give their arguments as --corpus NAME --corpus.ARGUMENT VALUE:\n"
+        + known
+    )
+    parser = ArgumentParser(
+        prog=prog,
+        usage="%(prog)s [--config FILE] [--out DIR] [--SETTING VALUE ...]",
+        description=summary,
+        epilog=epilog,
+        formatter_class=Formatter,
+        exit_on_error=False,
+    )
+    own = {field.name for field in fields(config_class)}
+    hide = argparse.SUPPRESS
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--config", action="append", metavar="FILE", default=hide, help="YAML file of settings; may be repeated"
+    )
+    group.add_argument("--out", metavar="DIR", default=hide, help="run folder (default: runs/COMMAND-TIME)")
+    group.add_argument(
+        "--resume", action="store_true", default=hide, help="continue the run in --out, or the newest one in runs/"
+    )
+    if "seed" not in own:
+        group.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    group.add_argument("--quiet", action="store_true", default=hide, help="show no progress")
+    taken = {"config", "out", "resume", "quiet"}
+    parser.add_class_arguments(config_class, skip=own & taken, fail_untyped=False)
+    # Whether something is missing is known only after the YAML files are read.
+    # (the attribute's name depends on jsonargparse's version)
+    for action in parser._actions:
+        action.required = False
+    for attribute in ("required_args", "_extra_required_keys"):
+        getattr(parser, attribute, set()).clear()
+    return parser
+
+
+def spec_fields(config_class: type[Any], prefix: str = "") -> Iterator[tuple[str, Registry | None]]:
+    """Yield dotted path and registry (None: the program itself resolves it) of each setting that is a spec."""
+    for name, annotation in typing.get_type_hints(config_class).items():
+        if is_dataclass(annotation) and isinstance(annotation, type):
+            yield from spec_fields(annotation, f"{prefix}{name}.")
+        elif _is_spec(annotation):
+            yield f"{prefix}{name}", registry_of(name)
+
+
+def registry_of(name: str) -> Registry | None:
+    """Return the registry of a setting by the last word of its name: "reward", "train_corpus", "policies"."""
+    word = name.rpartition("_")[2]
+    return REGISTRIES.get(_OTHER_WORDS.get(word, word))
+
+
+def check_plugins(config: Any) -> None:
+    """Check every spec in `config`, nested ones and tuples of specs included.
+
+    Raises:
+        UnknownNameError: A name is not known.
+        ConfigError: An argument of a plug-in is unknown, missing or of the wrong type.
+    """
+    for name, annotation in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        found = registry_of(name)
+        if is_dataclass(value) and not isinstance(value, type):
+            check_plugins(value)
+        elif found is not None and isinstance(value, (tuple, list)):
+            for item in value if any(map(_is_spec, typing.get_args(annotation))) else ():
+                _check_plugin(found, item)
+        elif found is not None and value is not None and _is_spec(annotation):
+            _check_plugin(found, value)
+
+
+def _check_plugin(found: Registry, spec: Any) -> None:
+    if found is registry.policies:
+        # The program itself gives a policy most of its arguments (codec, chunk size), which `check_spec`
+        # would miss; `create_from_spec` checks them when the policy is made.
+        split_spec(found, spec)
+    else:
+        check_spec(found, spec, supplied=SUPPLIED)
+
+
+def _is_spec(annotation: Any) -> bool:
+    args = typing.get_args(annotation)
+    return str in args and any(arg is dict or typing.get_origin(arg) is dict for arg in args)
+
+
+def _take_specs(argv: list[str], specs: Collection[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """Split `argv` into the rest and, per spec, its options: "" for the name, else the argument."""
+    rest: list[str] = []
+    found: dict[str, dict[str, str]] = {}
+    index = 0
+    while index < len(argv):
+        token = argv[index]
+        option, equals, value = token.partition("=")
+        path = option[2:].replace("-", "_") if option.startswith("--") else ""
+        spec = next((name for name in specs if path == name or path.startswith(f"{name}.")), None)
+        if spec is None:
+            rest.append(token)
+            index += 1
+            continue
+        if not equals:
+            index += 1
+            if index == len(argv):
+                raise ConfigError(f"{option} needs a value.")
+            value = argv[index]
+        found.setdefault(spec, {})[path[len(spec) + 1 :]] = value
+        index += 1
+    return rest, found
+
+
+def _apply_spec(
+    config_class: type[Any], settings: Mapping[str, Any], path: str, found: Registry | None, options: Mapping[str, str]
+) -> Any:
+    """Return the spec at `path` after the options of the command line; a new name drops old arguments."""
+    texts = {key: text for key, text in options.items() if key}
+    if options.get("") == "null" and not texts:
+        return None
+    before = options[""] if "" in options else _get(settings, path, _default(config_class, path))
+    if isinstance(before, str) and before.lstrip().startswith("{"):
+        before = parse_yaml(before)
+    if before is None:
+        raise ConfigError(f"--{path}.{next(iter(texts))} is given without --{path} NAME.")
+    if not texts:
+        return before
+    if found is None:
+        start = dict(before) if isinstance(before, Mapping) else {"name": before}
+        return {**start, **{key: parse_yaml(text) for key, text in texts.items()}}
+    name, arguments = split_spec(found, before)
+    given = {key: parse_argument(found, name, key, text) for key, text in texts.items()}
+    return {"name": name, **arguments, **given}
+
+
+def _parse_options(parser: Any, argv: list[str]) -> dict[str, Any]:
+    known = [option for option in parser._option_string_actions if option.startswith("--")]
+    checked = []
+    for token in argv:
+        option, equals, value = token.partition("=")
+        if option.startswith("--") and option not in known:
+            # The settings are written with underscores; dashes are what fingers type.
+            if option.replace("-", "_") not in [name.replace("-", "_") for name in known]:
+                names = [name for name in known if not name.endswith("help")]
+                raise ConfigError(unknown_name_message("option", option, names))
+            option = next(name for name in known if name.replace("-", "_") == option.replace("-", "_"))
+        checked.append(option + equals + value)
+    try:
+        found = parser.parse_args(checked, defaults=False)
+    except argparse.ArgumentError as error:
+        raise ConfigError(_tidy(str(error))) from error
+    return {key: value for key, value in found.as_dict().items() if value is not None}
+
+
+def _tidy(message: str) -> str:
+    text = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    found = re.match(r'Parser key "([^"]+)": Expected an? (.+?)\. Got value: (.*)', text)
+    if not found:
+        return text
+    expected = re.sub(r"<class '([^']+)'>", r"\1", found[2]).replace("typing.", "")
+    return f"{found[1]} is {found[3]!r}; expected {expected}."
+
+
+def _read_configs(config_class: type[Any], paths: Sequence[str]) -> list[dict[str, Any]]:
+    layers = []
+    for path in paths:
+        layer = read_yaml(path)
+        try:
+            check_known(config_class, layer, RUN_KEYS)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+        layers.append(layer)
+    return layers
+
+
+def check_known(
+    config_class: type[Any], mapping: Mapping[str, Any], extra: Sequence[str] = (), where: str = ""
+) -> None:
+    """Raise `ConfigError` if `mapping`, or a mapping inside it, has a key that the dataclass has not."""
+    hints = typing.get_type_hints(config_class)
+    names = [field.name for field in fields(config_class)]
+    check_keys(mapping, [*names, *(key for key in extra if key not in names)], "config key", where)
+    for name, value in mapping.items():
+        annotation = hints.get(name)
+        if is_dataclass(annotation) and isinstance(annotation, type) and isinstance(value, Mapping):
+            check_known(annotation, value, where=f"{where}.{name}" if where else name)
+
+
+def _merge(
+    into: dict[str, Any], layer: Mapping[str, Any], specs: Mapping[str, Registry | None], where: str = ""
+) -> None:
+    for key, value in layer.items():
+        path = f"{where}.{key}" if where else key
+        if isinstance(value, Mapping) and path not in specs:
+            inner = into.setdefault(key, {})
+            if isinstance(inner, dict):
+                _merge(inner, value, specs, path)
+                continue
+        into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _get(settings: Mapping[str, Any], path: str, default: Any) -> Any:
+    here: Any = settings
+    for part in path.split("."):
+        if not isinstance(here, Mapping) or part not in here:
+            return default
+        here = here[part]
+    return here
+
+
+def _set(settings: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for part in parents:
+        settings = settings.setdefault(part, {})
+    settings[last] = value
+
+
+def _default(config_class: type[Any], path: str) -> Any:
+    first, _, rest = path.partition(".")
+    field = next(field for field in fields(config_class) if field.name == first)
+    if rest and field.default is MISSING and field.default_factory is MISSING:
+        return _default(typing.get_type_hints(config_class)[first], rest)
+    value = field.default if field.default is not MISSING else None
+    if field.default_factory is not MISSING:
+        value = field.default_factory()
+    for part in rest.split(".") if rest else ():
+        value = getattr(value, part)
+    return value

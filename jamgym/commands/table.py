@@ -1,0 +1,110 @@
+"""The commands of jamgym: where each one's settings and program are, and what its help says.
+
+Modules are named, not imported: ``jamgym --help`` needs none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jamgym.errors import JamgymError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: What the user types.
+        summary: One line for the list of commands.
+        config: ``module:Dataclass`` of its settings.
+        program: ``module:function`` that is called as ``function(config, run)`` and returns figures.
+        examples: Command lines for its help.
+    """
+
+    name: str
+    summary: str
+    config: str
+    program: str
+    examples: tuple[str, ...]
+
+    def load(self) -> tuple[type[Any], Callable[..., dict[str, float]]]:
+        """Import and return the settings' class and the program."""
+        return _load(self.config), _load(self.program)
+
+
+def _load(path: str) -> Any:
+    module_name, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        raise JamgymError(
+            f"This command needs the module {error.name!r}, which is not installed. Install jamgym with all its "
+            "dependencies: pip install jamgym."
+        ) from error
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        "demo",
+        "Fine-tune the shipped decoder with PPO for some minutes and compare it with its start.",
+        "jamgym.demo:DemoConfig",
+        "jamgym.demo:run_demo",
+        ("jamgym demo", "jamgym demo --out runs/demo --seed 1"),
+    ),
+    Command(
+        "train-codec",
+        "Train the codec that turns audio into codes.",
+        "jamgym.codecs.training:CodecTrainingConfig",
+        "jamgym.codecs.training:train_codec",
+        (
+            "jamgym train-codec --config configs/train-codec/spectral.yaml",
+            "jamgym train-codec --corpus stems --corpus.path songs --out runs/codec",
+        ),
+    ),
+    Command(
+        "train-coherence",
+        "Train the reward `coherence`, or the held-out `judge`.",
+        "jamgym_rewards.training:CoherenceTrainingConfig",
+        "jamgym_rewards.training:train_coherence",
+        (
+            "jamgym train-coherence --config configs/train-coherence/coherence.yaml",
+            "jamgym train-coherence --config configs/train-coherence/judge.yaml --seed 7",
+        ),
+    ),
+    Command(
+        "pretrain",
+        "Train a decoder by maximum likelihood over random future visibility and chunk size.",
+        "jamgym_agents.pretraining:PretrainConfig",
+        "jamgym_agents.pretraining:pretrain",
+        (
+            "jamgym pretrain --config configs/pretrain/tiny.yaml",
+            "jamgym pretrain --out runs/mle --resume",
+        ),
+    ),
+    Command(
+        "finetune",
+        "Fine-tune a decoder with PPO against a reward model.",
+        "jamgym_agents.finetuning:FinetuneConfig",
+        "jamgym_agents.finetuning:finetune",
+        (
+            "jamgym finetune --config configs/finetune/demo.yaml",
+            "jamgym finetune --corpus stems --corpus.path my_songs --out runs/mine",
+            "jamgym finetune --reward my_package.rewards:Groove --reward.weight 0.5",
+            "jamgym finetune --out runs/mine --resume",
+        ),
+    ),
+    Command(
+        "evaluate",
+        "Score policies on held-out songs with confidence intervals.",
+        "jamgym.benchmark.evaluation:EvaluationConfig",
+        "jamgym.benchmark.evaluation:evaluate",
+        (
+            "jamgym evaluate --config configs/evaluate/default.yaml",
+            "jamgym evaluate --corpus stems --corpus.path my_songs --seed 3",
+        ),
+    ),
+)

@@ -1,0 +1,334 @@
+"""Strict configuration: YAML and mappings to frozen dataclasses, and plug-in specs to objects.
+
+A *spec* names a plug-in: ``"band"``, ``"my.module:Class"``, or a mapping with the name and the
+arguments of its constructor: ``{"name": "stems", "path": "songs"}``. It is JSON-native on purpose, so
+that configs can be written, compared and read again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+from jamgym.errors import ConfigError, UnknownNameError, unknown_name_message
+from jamgym.registry import Registry
+
+T = TypeVar("T")
+Spec = str | dict[str, Any]
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """Return the mapping in a YAML file; an empty file is an empty mapping.
+
+    Unlike plain PyYAML, a key that is given twice is refused and ``1e-4`` is a number.
+
+    Raises:
+        ConfigError: There is no such file, or it is not YAML, or not a mapping.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"Cannot read the config {path}: {error.strerror or error}.") from error
+    try:
+        found = yaml.load(text, Loader=_strict_loader())  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} holds a {type(found).__name__}; expected `key: value` lines.")
+    return found
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of one piece of YAML, or `text` itself if it is not YAML.
+
+    >>> parse_yaml("1e-4")
+    0.0001
+    """
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=_strict_loader())  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError:
+        return text
+
+
+def _strict_loader() -> Any:
+    import re
+
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen: set[Any] = set()
+            for key_node, _ in node.value:
+                key = self.construct_object(key_node, deep=True)
+                if key in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
+                seen.add(key)
+            return super().construct_mapping(node, deep)
+
+    # YAML 1.1 takes 1e-4, without a dot, for a string.
+    number = re.compile(r"^[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return Loader
+
+
+def config_from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
+    """Build the dataclass `cls` from `mapping`, strictly and recursively.
+
+    Args:
+        cls: A dataclass with plain fields: int, float, str, bool, None, Path, Literal, tuple, list, dict,
+            unions of them, and other dataclasses.
+        mapping: Field name to value, as read from YAML or JSON. Missing fields take their defaults.
+        where: Dotted path of `mapping`, for messages.
+
+    Raises:
+        ConfigError: A key is unknown (the message names the nearest valid one), a value has the wrong
+            type, or a field without default is missing.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Settings:
+        ...     steps: int = 10
+        >>> config_from_mapping(Settings, {"steps": 5})
+        Settings(steps=5)
+    """
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(
+            f"{where or cls.__name__} is {mapping!r}; expected a mapping with the keys of {cls.__name__}."
+        )
+    hints = typing.get_type_hints(cls)
+    known = {field.name: field for field in fields(cls) if field.init}  # type: ignore[arg-type]
+    check_keys(mapping, known, "config key", where)
+    values: dict[str, Any] = {}
+    for name, field in known.items():
+        path = f"{where}.{name}" if where else name
+        if name in mapping:
+            values[name] = convert(mapping[name], hints[name], path)
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise ConfigError(f"{path} is missing; {cls.__name__} has no default for it.")
+    return cls(**values)
+
+
+def check_keys(given: Iterable[str], known: Iterable[str], kind: str, where: str = "") -> None:
+    """Raise `ConfigError` for the first key of `given` that is not in `known`."""
+    known = list(known)
+    for key in given:
+        if key not in known:
+            prefix = f"{where}." if where else ""
+            raise ConfigError(unknown_name_message(kind, f"{prefix}{key}", [prefix + name for name in known]))
+
+
+def convert(value: Any, annotation: Any, where: str) -> Any:
+    """Return `value` as the type `annotation`, without guessing.
+
+    Allowed: int for float, a list for a tuple, a str for a Path, a mapping for a dataclass. A bool is
+    never a number.
+
+    Raises:
+        ConfigError: `value` does not fit.
+    """
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any or annotation is inspect.Parameter.empty:
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(value, annotation, args, where)
+    if origin is Literal:
+        if value in args and type(value) in {type(arg) for arg in args}:
+            return value
+        if isinstance(value, str):
+            raise ConfigError(f"{where}: {unknown_name_message('choice', value, map(str, args))}")
+    elif is_dataclass(annotation) and isinstance(annotation, type):
+        return value if isinstance(value, annotation) else config_from_mapping(annotation, value, where)
+    elif origin in (tuple, list) or annotation in (tuple, list):
+        return _convert_sequence(value, annotation, origin or annotation, args, where)
+    elif isinstance(origin, type) and issubclass(origin, Mapping) or annotation is dict:
+        if isinstance(value, Mapping):
+            item = args[1] if args else Any
+            return {key: convert(part, item, f"{where}.{key}") for key, part in value.items()}
+    elif annotation is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    elif annotation is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif annotation in (None, type(None)):
+        if value is None:
+            return None
+    elif annotation is Path:
+        if isinstance(value, (str, Path)):
+            return Path(value)
+    elif isinstance(annotation, type):
+        if isinstance(value, annotation):
+            return value
+    else:
+        # Something this loader does not know, such as a protocol of a third party: its owner checks it.
+        return value
+    raise ConfigError(f"{where} is {value!r} ({type(value).__name__}); expected {type_name(annotation)}.")
+
+
+def _convert_union(value: Any, annotation: Any, args: tuple[Any, ...], where: str) -> Any:
+    # An exact type first, so that 1 stays an int in `float | int` and True a bool.
+    for arg in sorted(args, key=lambda arg: arg is not type(value)):
+        try:
+            return convert(value, arg, where)
+        except ConfigError as error:
+            if is_dataclass(arg) and isinstance(value, Mapping):
+                raise error
+    raise ConfigError(f"{where} is {value!r} ({type(value).__name__}); expected {type_name(annotation)}.")
+
+
+def _convert_sequence(value: Any, annotation: Any, kind: Any, args: tuple[Any, ...], where: str) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(
+            f"{where} is {value!r} ({type(value).__name__}); expected {type_name(annotation)}, like [1, 2]."
+        )
+    if kind is list or len(args) == 2 and args[1] is Ellipsis or not args:
+        item = args[0] if args else Any
+        return kind(convert(part, item, f"{where}[{index}]") for index, part in enumerate(value))
+    if len(value) != len(args):
+        raise ConfigError(f"{where} has {len(value)} entries; expected {len(args)}.")
+    return tuple(
+        convert(part, arg, f"{where}[{index}]") for index, (part, arg) in enumerate(zip(value, args, strict=True))
+    )
+
+
+def type_name(annotation: Any) -> str:
+    """Return a short name of a type for messages.
+
+    >>> type_name(tuple[int, ...])
+    'tuple[int, ...]'
+    """
+    if typing.get_origin(annotation) is None and isinstance(annotation, type):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")
+
+
+def parse_argument(registry: Registry, name: str, key: str, text: str) -> Any:
+    """Return the value that `text` from the command line means for argument `key` of plug-in `name`.
+
+    It is read as YAML, so that 3 is a number, unless the constructor wants text there: a folder may be
+    called ``2024``.
+    """
+    value = parse_yaml(text)
+    hint = _hints(registry.resolve(name)).get(key, Any)
+    for choice in (value, text):
+        try:
+            convert(choice, hint, key)
+            return choice
+        except ConfigError:
+            continue
+    return value
+
+
+def split_spec(registry: Registry, spec: Spec) -> tuple[str, dict[str, Any]]:
+    """Return name and arguments of `spec` after checking the name; imports nothing.
+
+    Raises:
+        ConfigError: `spec` has the wrong form.
+        UnknownNameError: The name is not known.
+    """
+    if isinstance(spec, str):
+        name, args = spec, {}
+    elif isinstance(spec, Mapping) and isinstance(spec.get("name"), str):
+        name, args = spec["name"], {key: value for key, value in spec.items() if key != "name"}
+    else:
+        raise ConfigError(
+            f"The {registry.kind} is {spec!r}; expected a name, or a mapping with `name` and its arguments, such as "
+            f"{{name: {(registry.names() or ['NAME'])[0]}}}."
+        )
+    if ":" not in name and name not in registry.names():
+        raise UnknownNameError(unknown_name_message(registry.kind, name, registry.names()))
+    return name, args
+
+
+def spec_name(spec: Spec) -> str:
+    """Return the name in a spec.
+
+    >>> spec_name({"name": "stems", "path": "songs"})
+    'stems'
+    """
+    return spec if isinstance(spec, str) else str(spec["name"])
+
+
+def check_spec(registry: Registry, spec: Spec, supplied: Iterable[str] = ()) -> None:
+    """Check name and arguments of `spec` against the constructor, without calling it.
+
+    Args:
+        registry: Where the name is looked up.
+        spec: The spec.
+        supplied: Arguments that the caller will add, so that they are not missed.
+
+    Raises:
+        UnknownNameError: The name is not known.
+        PluginError: The plug-in cannot be imported.
+        ConfigError: An argument is unknown, missing or of the wrong type.
+    """
+    name, args = split_spec(registry, spec)
+    _bind(registry, name, registry.resolve(name), args, set(supplied))
+
+
+def create_from_spec(registry: Registry, spec: Spec, defaults: Mapping[str, Any] | None = None) -> Any:
+    """Make the object that `spec` stands for.
+
+    Args:
+        registry: Where the name is looked up.
+        spec: A name, or a mapping with ``name`` and constructor arguments.
+        defaults: Arguments that the caller knows, such as ``{"sample_rate": 16000}``; each is passed if
+            the constructor has such a parameter and `spec` does not set it.
+
+    Raises:
+        UnknownNameError: The name is not known; the message names the nearest one.
+        PluginError: The plug-in cannot be imported.
+        ConfigError: An argument is unknown, missing or of the wrong type.
+    """
+    name, args = split_spec(registry, spec)
+    factory = registry.resolve(name)
+    defaults = defaults or {}
+    bound = _bind(registry, name, factory, args, set(defaults))
+    parameters = _parameters(factory)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    extra = {key: value for key, value in defaults.items() if key in parameters or takes_any}
+    return factory(**{**extra, **bound})
+
+
+def _bind(
+    registry: Registry, name: str, factory: Callable[..., Any], args: Mapping[str, Any], supplied: set[str]
+) -> dict[str, Any]:
+    parameters = _parameters(factory)
+    named = {key: p for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        check_keys(args, named, f"argument of {registry.kind} {name!r}:")
+    missing = [k for k, p in named.items() if p.default is p.empty and k not in args and k not in supplied]
+    if missing:
+        flag = f"--{registry.kind}.{missing[0]} VALUE"
+        raise ConfigError(f"{registry.kind} {name!r} needs {', '.join(missing)}; give {flag}, or the key in YAML.")
+    hints = _hints(factory)
+    return {key: convert(value, hints.get(key, Any), f"{registry.kind}.{key}") for key, value in args.items()}
+
+
+def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        # Built-in callables without a signature check their arguments themselves.
+        return {"arguments": inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)}
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    target = factory.__init__ if inspect.isclass(factory) else factory
+    try:
+        return typing.get_type_hints(target)
+    except Exception:  # a third party's annotations may name things that exist for type checkers only
+        return {}

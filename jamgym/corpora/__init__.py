@@ -1,0 +1,1 @@
+"""Corpora, one per file; imported only when asked for."""

@@ -1,0 +1,210 @@
+"""Episodes: what an agent will hear and what it should have played, encoded and cropped.
+
+Codes are made once per (song, target) from the whole song and kept, so a crop costs a slice.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jamgym.codec import Codec, Codes
+from jamgym.corpus import Corpus, Pair, Split, Truth, active, instrument_index, make_pair
+from jamgym.errors import ConfigError, CorpusError
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One crop of one song. T frames, S = T * hop_samples samples.
+
+    Attributes:
+        song_id: The song; splits and confidence intervals count songs.
+        target_name: The stem that the agent replaces.
+        instrument: Its class index.
+        start_frame: First frame of the crop in the song.
+        input_codes: `(T, Q)` codes of what is heard.
+        target_codes: `(T, Q)` codes of the replaced stem.
+        heard: `(S,)` float32 audio of the input.
+        target: `(S,)` float32 audio of the replaced stem.
+        truth: Beats and chords of the crop, or None.
+        ends_song: Whether the crop reaches the song's end (termination) or is cut (truncation).
+    """
+
+    song_id: str
+    target_name: str
+    instrument: int
+    start_frame: int
+    input_codes: Codes
+    target_codes: Codes
+    heard: NDArray[np.float32]
+    target: NDArray[np.float32]
+    truth: Truth | None
+    ends_song: bool
+
+    @property
+    def frames(self) -> int:
+        """Number of frames T."""
+        return len(self.input_codes)
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A whole song's pair with its codes `(T, Q)`; audio is trimmed to whole frames."""
+
+    pair: Pair
+    input_codes: Codes
+    target_codes: Codes
+
+
+class EpisodeSource:
+    """Draws episodes of one split of a corpus.
+
+    Args:
+        corpus: Where songs come from; its sample rate must be the codec's.
+        codec: Encodes input and target.
+        split: "train", "validation" or "test".
+        frames: Frames per episode T; a shorter song gives a shorter episode that ends the song.
+        instruments: Allowed target classes; None allows all.
+        min_active: Least share of 20 ms blocks in which input or target sound (> -60 dBFS) together.
+        cache_songs: Number of encoded pairs kept in memory.
+        max_songs: Use only the first so many songs of the split; None uses all.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        codec: Codec,
+        split: Split = "train",
+        frames: int = 300,
+        instruments: Sequence[str] | None = None,
+        min_active: float = 0.5,
+        cache_songs: int = 512,
+        max_songs: int | None = None,
+    ) -> None:
+        if corpus.sample_rate != codec.sample_rate:
+            raise ConfigError(
+                f"Corpus {corpus.name!r} is at {corpus.sample_rate} Hz but codec {codec.name!r} needs "
+                f"{codec.sample_rate} Hz. Give the corpus sample_rate={codec.sample_rate}."
+            )
+        if frames < 1:
+            raise ConfigError(f"frames is {frames}; an episode needs at least 1 frame.")
+        self.corpus = corpus
+        self.codec = codec
+        self.split = split
+        self.frames = frames
+        self.min_active = min_active
+        self._allowed = None if instruments is None else {instrument_index(name) for name in instruments}
+        self.song_ids: tuple[str, ...] = tuple(corpus.song_ids(split))[:max_songs]
+        if not self.song_ids:
+            raise CorpusError(f"Corpus {corpus.name!r} has no songs in split {split!r}.")
+        self._cache: OrderedDict[tuple[str, str], EncodedPair] = OrderedDict()
+        self._targets: dict[str, tuple[str, ...]] = {}
+        self._cache_size = cache_songs
+
+    def targets(self, song_id: str) -> tuple[str, ...]:
+        """Return the stem names of `song_id` that may be the target."""
+        if song_id not in self._targets:
+            song = self.corpus.load(song_id)
+            names = [
+                stem.name
+                for stem in song.stems
+                if (self._allowed is None or instrument_index(stem.instrument) in self._allowed)
+                and active(stem.audio, song.sample_rate).mean() >= self.min_active
+            ]
+            self._targets[song_id] = tuple(names) if len(song.stems) > 1 else ()
+        return self._targets[song_id]
+
+    def encoded(self, song_id: str, target_name: str) -> EncodedPair:
+        """Return the encoded pair, from memory if it was made before."""
+        key = (song_id, target_name)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        pair = make_pair(self.corpus.load(song_id), target_name)
+        hop = self.codec.hop_samples
+        samples = len(pair.heard) // hop * hop
+        if samples == 0:
+            raise CorpusError(
+                f"Song {song_id!r} lasts {len(pair.heard)} samples, shorter than one frame of {hop}. Remove it."
+            )
+        both = np.stack([pair.heard[:samples], pair.target[:samples]])
+        codes = self.codec.encode(both)
+        made = EncodedPair(pair=pair, input_codes=codes[0], target_codes=codes[1])
+        self._cache[key] = made
+        while len(self._cache) > self._cache_size:
+            self._cache.popitem(last=False)
+        return made
+
+    def crop(self, song_id: str, target_name: str, start_frame: int) -> Episode:
+        """Return the episode that starts at `start_frame` of the pair."""
+        made = self.encoded(song_id, target_name)
+        hop, rate = self.codec.hop_samples, self.codec.sample_rate
+        end_frame = min(start_frame + self.frames, len(made.input_codes))
+        part = slice(start_frame * hop, end_frame * hop)
+        truth = made.pair.truth
+        return Episode(
+            song_id=song_id,
+            target_name=target_name,
+            instrument=made.pair.instrument,
+            start_frame=start_frame,
+            input_codes=made.input_codes[start_frame:end_frame],
+            target_codes=made.target_codes[start_frame:end_frame],
+            heard=made.pair.heard[part],
+            target=made.pair.target[part],
+            truth=None if truth is None else truth.crop(start_frame * hop / rate, end_frame * hop / rate),
+            ends_song=end_frame == len(made.input_codes),
+        )
+
+    def sample(self, rng: np.random.Generator, tries: int = 64) -> Episode:
+        """Draw a song, a target and a start such that both streams are active enough.
+
+        Raises:
+            CorpusError: No crop was active enough in `tries` draws.
+        """
+        for _ in range(tries):
+            song_id = self.song_ids[int(rng.integers(len(self.song_ids)))]
+            names = self.targets(song_id)
+            if not names:
+                continue
+            name = names[int(rng.integers(len(names)))]
+            total = len(self.encoded(song_id, name).input_codes)
+            start = int(rng.integers(max(total - self.frames, 0) + 1))
+            episode = self.crop(song_id, name, start)
+            if self.is_active(episode):
+                return episode
+        raise CorpusError(
+            f"No crop of {self.frames} frames in split {self.split!r} of corpus {self.corpus.name!r} has input and "
+            f"target sounding together for {self.min_active:.0%} of the time ({tries} tries). Check that the stems "
+            "are not silent, or lower min_active."
+        )
+
+    def is_active(self, episode: Episode) -> bool:
+        """Whether input and target sound together for at least `min_active` of the crop."""
+        rate = self.codec.sample_rate
+        both = active(episode.heard, rate) & active(episode.target, rate)
+        return bool(both.mean() >= self.min_active) if len(both) else False
+
+    def fixed(self, count: int, seed: int) -> list[Episode]:
+        """Return `count` episodes of distinct songs (as far as there are), the same for the same seed."""
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(self.song_ids))
+        found: list[Episode] = []
+        for turn in range(4 * max(count, len(order))):
+            if len(found) == count:
+                break
+            song_id = self.song_ids[int(order[turn % len(order)])]
+            names = self.targets(song_id)
+            if not names:
+                continue
+            name = names[int(rng.integers(len(names)))]
+            total = len(self.encoded(song_id, name).input_codes)
+            episode = self.crop(song_id, name, int(rng.integers(max(total - self.frames, 0) + 1)))
+            if self.is_active(episode):
+                found.append(episode)
+        if not found:
+            raise CorpusError(f"Split {self.split!r} of corpus {self.corpus.name!r} has no usable episode.")
+        return found

@@ -1,0 +1,105 @@
+"""Files that are whole or not there: atomic writes, and settings as plain data."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jamgym.errors import ConfigError, JamgymError
+
+_PACKAGES = ("jamgym", "numpy", "gymnasium", "torch", "stable-baselines3", "safetensors", "scipy", "soundfile", "soxr")
+
+
+class RunError(JamgymError, OSError):
+    """A file of a run could not be read or written."""
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; replace `path` by it if the block succeeds.
+
+    The file is flushed to the disk before the replacement, and the older version stays as it is when
+    anything fails.
+
+    Raises:
+        RunError: The file cannot be written, for example because the disk is full.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix + ".tmp")
+        temporary = Path(name)
+        # mkstemp makes private files; give the result what an ordinary open() would.
+        os.fchmod(handle, 0o666 & ~_umask()) if hasattr(os, "fchmod") else None
+        os.close(handle)
+        yield temporary
+        with open(temporary, "rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(
+            f"Could not write {path}: {error.strerror or error}. The older version, if there was one, is unchanged. "
+            "Free some space or choose another folder with --out."
+        ) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def _umask() -> int:
+    # Python cannot read the mask without setting it.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON-native data: dataclasses and arrays unfolded, non-finite floats as None.
+
+    >>> plain({"a": (1, float("nan"))})
+    {'a': [1, None]}
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
+        return [plain(item) for item in items]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise ConfigError(f"Cannot write a {type(value).__name__} ({value!r}) as JSON or YAML; give plain values.")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python, the platform and the libraries, without importing them."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,191 @@
+"""Settings of the environments, and how names in them become objects."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from jamgym.codec import Codec
+from jamgym.corpus import INSTRUMENTS, SPLITS, Corpus
+from jamgym.episode import EpisodeSource
+from jamgym.errors import ConfigError, nearest, unknown_name_message
+from jamgym.latency import LatencyModel, make_latency
+from jamgym.playback import check_late_policy
+from jamgym.registry import Registry, codecs, corpora, rewards
+from jamgym.reward import RewardModel
+from jamgym.simulation import Simulation
+from jamgym.timing import Timing
+
+
+@dataclass(frozen=True)
+class EnvSettings:
+    """Keyword arguments of `jamgym/Accompaniment-v0`. Names and mappings keep them JSON-native; objects work too.
+
+    A mapping is ``{"name": ..., **arguments of the class}``.
+
+    Args:
+        corpus: Where songs come from.
+        codec: Turns audio into codes.
+        reward: Scores what is played; None gives rewards of 0 and decodes nothing.
+        split: "train", "validation" or "test".
+        t_f: Future visibility in frames, signed. The latency budget follows from it.
+        k: Frames per call.
+        frames: Frames per episode.
+        latency: How long calls take: "none", {"name": "constant", "seconds": 0.05}, ...
+        late_policy: What a late slot plays: "silence" or "repeat".
+        observation: "new" (frames heard since the last call) or "window" (the last `window` frames).
+        window: Frames of observation "window".
+        allow_lookahead: Accept a t_f that cannot be played live.
+        capture_samples: Input buffer, charged to d_in.
+        output_samples: Output buffer, charged to d_out.
+        instruments: Classes that may be the target; None allows all.
+        max_songs: Use only the first so many songs of the split.
+        cache_songs: Encoded songs kept in memory.
+    """
+
+    corpus: str | Mapping[str, Any] | Corpus = "band"
+    codec: str | Mapping[str, Any] | Codec = "spectral"
+    reward: str | Mapping[str, Any] | RewardModel | None = "coherence"
+    split: str = "train"
+    t_f: int = -25
+    k: int = 5
+    frames: int = 300
+    latency: str | Mapping[str, Any] | LatencyModel = "none"
+    late_policy: str = "silence"
+    observation: str = "new"
+    window: int = 100
+    allow_lookahead: bool = False
+    capture_samples: int = 0
+    output_samples: int = 0
+    instruments: Sequence[str] | None = None
+    max_songs: int | None = None
+    cache_songs: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("t_f", "k", "frames", "window", "capture_samples", "output_samples", "cache_songs"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number.")
+        if self.split not in SPLITS:
+            raise ConfigError(unknown_name_message("split", str(self.split), SPLITS))
+        for name in self.instruments or ():
+            if name not in INSTRUMENTS:
+                raise ConfigError(unknown_name_message("instrument class", str(name), INSTRUMENTS))
+        if self.max_songs is not None and self.max_songs < 1:
+            raise ConfigError(f"max_songs is {self.max_songs}; it must be at least 1, or None for all.")
+
+    @classmethod
+    def of(cls, **settings: Any) -> EnvSettings:
+        """Return the settings; an unknown key raises `ConfigError` with the nearest known one."""
+        known = [field.name for field in fields(cls)]
+        for key in settings:
+            if key not in known:
+                hint = " An episode's length is `frames`." if key == "max_episode_steps" else ""
+                raise ConfigError(unknown_name_message("environment setting", key, known) + hint)
+        return cls(**settings)
+
+
+def make_component(registry: Registry, spec: Any) -> Any:
+    """Return the object that `spec` stands for: a name, a mapping with "name" and arguments, or the object itself.
+
+    Raises:
+        UnknownNameError: No such name.
+        ConfigError: The mapping has no name, or an argument that the class does not take.
+    """
+    if isinstance(spec, str):
+        return registry.create(spec)
+    if not isinstance(spec, Mapping):
+        return spec
+    arguments = dict(spec)
+    name = arguments.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"The {registry.kind} setting {dict(spec)!r} has no 'name'. Known: {registry.names()}.")
+    factory = registry.resolve(name)
+    parameters = inspect.signature(factory).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        known = [p.name for p in parameters]
+        for key in arguments:
+            if key not in known:
+                raise ConfigError(unknown_name_message(f"argument of {registry.kind} {name!r}", key, known))
+    return factory(**arguments)
+
+
+def make_source(settings: EnvSettings) -> EpisodeSource:
+    """Return the episode source that `settings` describe."""
+    return EpisodeSource(
+        make_component(corpora, settings.corpus),
+        make_component(codecs, settings.codec),
+        split=settings.split,  # type: ignore[arg-type]
+        frames=settings.frames,
+        instruments=settings.instruments,
+        cache_songs=settings.cache_songs,
+        max_songs=settings.max_songs,
+    )
+
+
+def make_simulation(rows: int, settings: EnvSettings, source: EpisodeSource | None = None) -> Simulation:
+    """Build the array core of `rows` rows. A given `source` replaces corpus, codec, split and frames."""
+    late_policy = check_late_policy(settings.late_policy)
+    latency = make_latency(settings.latency)
+    source = make_source(settings) if source is None else source
+    timing = Timing.of(
+        source.codec,
+        settings.t_f,
+        settings.k,
+        source.frames,
+        capture_samples=settings.capture_samples,
+        output_samples=settings.output_samples,
+        allow_lookahead=settings.allow_lookahead,
+    )
+    return Simulation(
+        rows,
+        source,
+        timing,
+        reward=None if settings.reward is None else make_component(rewards, settings.reward),
+        latency=latency,
+        late_policy=late_policy,
+        observation=settings.observation,  # type: ignore[arg-type]
+        window=settings.window,
+    )
+
+
+def make_spaces(simulation: Simulation) -> tuple[spaces.Dict, spaces.MultiDiscrete]:
+    """Return the observation and action space of one row.
+
+    Codes are integer Boxes: a MultiDiscrete observation would be one-hot encoded by common libraries.
+    """
+    codec, k = simulation.codec, simulation.timing.k
+    q, top = codec.num_codebooks, codec.cardinality - 1
+    windowed = simulation.mode == "window"
+    heard = simulation.window if windowed else simulation.new_frames
+    played = simulation.window if windowed else k
+    most = np.iinfo(np.int32).max
+    observation = spaces.Dict(
+        {
+            "frame": spaces.Box(0, most, (1,), np.int32),
+            "heard": spaces.Box(0, top, (heard, q), np.int16),
+            "heard_count": spaces.Box(0, heard, (1,), np.int32),
+            "instrument": spaces.Box(0, len(INSTRUMENTS) - 1, (1,), np.int32),
+            "latency": spaces.Box(0.0, np.inf, (1,), np.float32),
+            "played": spaces.Box(0, top, (played, q), np.int16),
+            "played_status": spaces.Box(0, 3, (played,), np.int8),
+            "slack": spaces.Box(-np.inf, np.inf, (1,), np.float32),
+        }
+    )
+    return observation, spaces.MultiDiscrete(np.full(k * q, codec.cardinality))
+
+
+def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> Mapping[str, Any]:
+    """Return the reset options, none as an empty mapping; an unknown key raises `ConfigError`."""
+    options = {} if options is None else options
+    for key in options:
+        if key not in known:
+            close = nearest(str(key), known)
+            hint = f" Did you mean {close!r}?" if close else ""
+            raise ConfigError(f"Unknown reset option {key!r}.{hint} Known: {', '.join(known)}.")
+    return options

@@ -1,0 +1,1 @@
+"""Reward models for jamgym, one per file."""

@@ -1,0 +1,347 @@
+"""Training of the rewards `coherence` and `judge`: tell the true stem from wrong ones.
+
+`coherence` learns by symmetric InfoNCE: among all played stems of the batch and all their wrong
+versions, find the one that belongs to what is heard, and the other way round. `judge` learns by
+logistic regression and by choosing the true stem among wrong versions and random stems. They train on
+disjoint halves of the corpus's training songs (even and odd places in the list).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from jamgym import registry
+from jamgym.checkpoint import load_state, save_state
+from jamgym.codec import Codec
+from jamgym.config import Spec, create_from_spec, spec_name
+from jamgym.corpus import Corpus, Split
+from jamgym.errors import ConfigError, CorpusError
+from jamgym_rewards.coherence import CoherenceReward
+from jamgym_rewards.features import SAMPLE_RATE, Analysis, FeatureSpec, prepare
+from jamgym_rewards.gating import FLOOR
+from jamgym_rewards.judge import JudgeReward
+from jamgym_rewards.learned import Calibration, LearnedReward, round_to_half, save_weights
+from jamgym_rewards.negatives import FeaturePair, PairBatch, draw_batch, render_pair
+from jamgym_rewards.towers import FusionNetwork, TwoTowers, halve
+from jamgym_rewards.validation import auc_figures, mean_figure, score_variants
+
+if TYPE_CHECKING:
+    from jamgym.run import Run
+
+Model = Literal["coherence", "judge"]
+_REWARDS: dict[str, type[LearnedReward]] = {"coherence": CoherenceReward, "judge": JudgeReward}
+_MAX_SCALE = 60.0
+_RANDOM_STEMS = 1
+
+
+@dataclass(frozen=True)
+class CoherenceTrainingConfig:
+    """Settings of `jamgym train-coherence`.
+
+    Attributes:
+        model: "coherence" (even training songs) or "judge" (odd ones).
+        corpus: Corpus name, or a mapping with `name` and its arguments; at 16 kHz.
+        codec: Codec that the played stem goes through, or None.
+        songs: Training songs held in memory.
+        validation_songs: Held-out songs for calibration and figures.
+        steps: Optimiser steps.
+        max_minutes: Anneal and stop after so many minutes if that comes before `steps`; None: never. With it, the
+            weights depend on the machine's speed.
+        batch: Pairs per step.
+        learning_rate: Peak of a warm-up and cosine schedule.
+        weight_decay: AdamW weight decay.
+        window_seconds: Shortest and longest training window.
+        seed: Seed of weights, songs' targets and windows.
+        threads: CPU threads; None: torch's own choice.
+        bf16: Compute matrix products in bfloat16.
+        evaluate_every: Steps between validations in TensorBoard.
+        checkpoint_minutes: Minutes between checkpoints.
+        out: Where to write the weights; None: into the run folder.
+    """
+
+    model: Model = "coherence"
+    corpus: Spec = "band"
+    codec: Spec | None = "spectral"
+    songs: int = 800
+    validation_songs: int = 120
+    steps: int = 3000
+    max_minutes: float | None = None
+    batch: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    window_seconds: tuple[float, float] = (2.0, 4.0)
+    seed: int = 0
+    threads: int | None = None
+    bf16: bool = True
+    evaluate_every: int = 250
+    checkpoint_minutes: float = 3.0
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        if self.model not in _REWARDS:
+            raise ConfigError(f"model is {self.model!r}; it must be 'coherence' or 'judge'.")
+        low = [k for k in ("songs", "validation_songs", "batch") if getattr(self, k) < 2]
+        if low or self.steps < 1:
+            raise ConfigError(f"{', '.join(low) or 'steps'} is too small: a pair is told from other songs' pairs.")
+        if not 1.0 <= self.window_seconds[0] <= self.window_seconds[1]:
+            raise ConfigError(f"window_seconds is {self.window_seconds}; give (shortest, longest), at least 1 second.")
+
+
+def build_pool(
+    config: CoherenceTrainingConfig, corpus: Corpus, codec: Codec | None, analysis: Analysis, split: Split, run: Run
+) -> list[FeaturePair]:
+    """Render one pair per song of `split` and keep its features in memory (about 1 MB a song).
+
+    Training pairs have random levels; validation pairs keep their own.
+    """
+    ids = list(corpus.song_ids(split))
+    natural = split != "train"
+    if not natural:
+        ids = ids[("coherence", "judge").index(config.model) :: 2]
+    ids = ids[: config.validation_songs if natural else config.songs]
+    pairs = []
+    with run.progress(len(ids), f"features of {split} songs") as progress:
+        for place, song_id in enumerate(ids):
+            rng = np.random.default_rng([config.seed, natural, place])
+            pair = render_pair(corpus, song_id, analysis, codec, rng, natural)
+            if pair is not None:
+                pairs.append(pair)
+            progress.advance(1)
+    if len(pairs) < 2:
+        raise CorpusError(
+            f"Corpus {corpus.name!r} gave {len(pairs)} usable pair in split {split!r} for {config.model!r}; at least 2 "
+            "songs with two sounding stems are needed. Add songs, or check that the stems are not silent."
+        )
+    return pairs
+
+
+def contrastive_loss(network: TwoTowers, batch: PairBatch) -> tuple[Tensor, dict[str, float]]:
+    """Return symmetric InfoNCE over the batch, with every wrong version as a candidate, and figures."""
+    spec = network.config.features
+    heard = prepare(batch.heard, spec)
+    played = prepare(batch.played.flatten(0, 1), spec)
+    a, b = network.heard(heard.values), network.played(played.values)
+    count, versions = batch.played.shape[:2]
+    scores = network.all_pairs(a, halve(halve(heard.weight)), b, halve(halve(played.weight)))
+    scale = network.log_scale.exp().clamp(max=_MAX_SCALE)
+    target = torch.arange(count)
+    loss_played = nn.functional.cross_entropy(scale * scores, target * versions)
+    loss_heard = nn.functional.cross_entropy(scale * scores[:, ::versions].T, target)
+    cube = scores.detach().view(count, count, versions)
+    own = cube[target, target]
+    return 0.5 * (loss_played + loss_heard), {
+        "accuracy/batch": float((cube[:, :, 0].argmax(1) == target).float().mean()),
+        "accuracy/wrong_versions": float((own[:, :1] > own[:, 1:]).float().mean()),
+        "scale": float(scale.detach()),
+    }
+
+
+def match_loss(network: FusionNetwork, batch: PairBatch) -> tuple[Tensor, dict[str, float]]:
+    """Return balanced logistic loss plus choice of the true stem, and figures."""
+    spec = network.config.features
+    count, versions = batch.played.shape[:2]
+    strangers = [batch.played[:, 0].roll(1 + turn, 0) for turn in range(_RANDOM_STEMS)]
+    candidates = torch.cat([batch.played, torch.stack(strangers, dim=1)], dim=1)
+    total = candidates.shape[1]
+    heard = prepare(batch.heard.repeat_interleave(total, 0), spec)
+    logits = network(heard, prepare(candidates.flatten(0, 1), spec)).view(count, total)
+    binary = nn.functional.softplus(-logits[:, 0]).mean() + nn.functional.softplus(logits[:, 1:]).mean()
+    choice = nn.functional.cross_entropy(logits, torch.zeros(count, dtype=torch.long))
+    found = logits.detach()
+    return 0.5 * binary + choice, {
+        "accuracy/wrong_versions": float((found[:, :1] > found[:, 1:versions]).float().mean()),
+        "accuracy/random_stem": float((found[:, :1] > found[:, versions:]).float().mean()),
+    }
+
+
+def batch_loss(network: nn.Module, batch: PairBatch) -> tuple[Tensor, dict[str, float]]:
+    """Return the loss of `network`'s kind."""
+    if isinstance(network, TwoTowers):
+        return contrastive_loss(network, batch)
+    assert isinstance(network, FusionNetwork)
+    return match_loss(network, batch)
+
+
+def raw_scores(network: nn.Module, spec: FeatureSpec, heard: Tensor, played: Tensor) -> NDArray[np.float64]:
+    """Return the raw scores `(N,)` of cut decibels, in evaluation mode."""
+    was_training = network.training
+    network.eval()
+    with torch.no_grad():
+        found = [
+            network(prepare(a, spec), prepare(b, spec)) for a, b in zip(heard.split(64), played.split(64), strict=True)
+        ]
+    network.train(was_training)
+    return torch.cat(found).double().numpy()
+
+
+def schedule(progress: float, step: int, peak: float, warm_up: int = 100) -> float:
+    """Return the learning rate at `progress` in 0 to 1: linear warm-up, then cosine to 2 % of `peak`."""
+    rise = min(1.0, (step + 1) / warm_up)
+    return peak * rise * (0.02 + 0.98 * 0.5 * (1.0 + float(np.cos(np.pi * min(progress, 1.0)))))
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def train_coherence(config: CoherenceTrainingConfig, run: Run) -> dict[str, float]:
+    """Train, checkpoint, resume, calibrate; write weights and their card.
+
+    Returns:
+        Validation figures: "auc/<wrong version>" and calibrated means "mean/truth" and "mean/random_stem", each
+        with "_low" and "_high", the ends of its 95 % interval over songs.
+
+    Raises:
+        ConfigError: The corpus or the codec is not at 16 kHz.
+    """
+    with _threads(config.threads), torch.random.fork_rng(devices=[]):
+        return _train(config, run)
+
+
+def _train(config: CoherenceTrainingConfig, run: Run) -> dict[str, float]:
+    corpus: Corpus = create_from_spec(registry.corpora, config.corpus, {"sample_rate": SAMPLE_RATE})
+    codec: Codec | None = None if config.codec is None else create_from_spec(registry.codecs, config.codec)
+    for what in (corpus, codec):
+        if what is not None and what.sample_rate != SAMPLE_RATE:
+            raise ConfigError(f"{what.name!r} is at {what.sample_rate} Hz; train-coherence needs {SAMPLE_RATE} Hz.")
+    torch.manual_seed(config.seed)
+    network = _REWARDS[config.model].build()
+    spec: FeatureSpec = network.config.features  # type: ignore[union-attr, assignment]
+    analysis = Analysis(spec)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    path, identity = run.folder / "checkpoint.safetensors", {"kind": "train-coherence", "model": config.model}
+    step, spent = 0, 0.0
+    if path.exists():
+        state = load_state(path, expect=identity)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["torch_rng"])
+        step, spent = int(state["step"]), float(state["seconds"])
+        run.truncate(step)
+    held_out = build_pool(config, corpus, codec, analysis, "validation", run)
+    pool = build_pool(config, corpus, codec, analysis, "train", run)
+    began = time.monotonic() - spent
+    saved = time.monotonic()
+
+    def save() -> None:
+        state = {
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "step": step,
+            "seconds": time.monotonic() - began,
+        }
+        save_state(path, state, identity)
+
+    network.train()
+    with run.progress(config.steps, f"train {config.model}", done=step) as progress:
+        while step < config.steps and not run.stop_requested:
+            elapsed = (time.monotonic() - began) / 60.0
+            share = max(step / config.steps, elapsed / config.max_minutes if config.max_minutes else 0.0)
+            if share >= 1.0:
+                break
+            rate = schedule(share, step, config.learning_rate)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            # Windows depend on the step alone, so that a resumed run meets the same ones.
+            rng = np.random.default_rng([config.seed, 5, step])
+            batch = draw_batch(pool, spec, rng, config.batch, config.window_seconds)
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+                loss, figures = batch_loss(network, batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            progress.advance(1, loss=float(loss.detach()), **figures)
+            if step % 20 == 0 or step == config.steps:
+                logged = {"loss": float(loss.detach()), "grad_norm": float(norm), "learning_rate": rate, **figures}
+                run.log(step, {f"train/{name}": value for name, value in logged.items()})
+            if step % config.evaluate_every == 0:
+                table = score_variants(lambda a, b: raw_scores(network, spec, a, b), held_out, spec, windows=1)
+                found = auc_figures(table, -np.inf)
+                run.log(step, {f"validation/auc_{kind}": figure.value for kind, figure in found.items()})
+            if time.monotonic() - saved > 60.0 * config.checkpoint_minutes:
+                save()
+                saved = time.monotonic()
+    save()
+    if run.stop_requested:
+        return {}
+    return _finish(config, run, network, spec, held_out, len(pool), step, time.monotonic() - began)
+
+
+def _finish(
+    config: CoherenceTrainingConfig,
+    run: Run,
+    network: nn.Module,
+    spec: FeatureSpec,
+    held_out: list[FeaturePair],
+    songs: int,
+    steps: int,
+    seconds: float,
+) -> dict[str, float]:
+    """Calibrate on one half of the held-out songs and windows, measure on all, write weights and card."""
+    round_to_half(network)
+    table = score_variants(lambda a, b: raw_scores(network, spec, a, b), held_out, spec, windows=3, seed=1)
+    calibration = Calibration(random=float(table["random_stem"].mean()), truth=float(table["truth"].mean()))
+    low, high = LearnedReward.range
+    calibrated = {kind: np.clip(calibration(values), low, high) for kind, values in table.items()}
+    figures: dict[str, float] = {}
+    found = {f"auc/{kind}": figure for kind, figure in auc_figures(calibrated, FLOOR).items()}
+    found |= {f"mean/{kind}": mean_figure(values) for kind, values in calibrated.items()}
+    for name, figure in found.items():
+        figures |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+    out = Path(config.out) if config.out else run.folder / f"{config.model}.safetensors"
+    save_weights(out, config.model, network, calibration, {"figures": json.dumps(figures)})
+    settings = asdict(config)
+    card = {
+        "model": config.model,
+        "weights": sum(parameter.numel() for parameter in network.parameters()),
+        "data": {
+            "corpus": spec_name(config.corpus),
+            "codec": None if config.codec is None else spec_name(config.codec),
+            "training_songs": songs,
+            "validation_songs": len(held_out),
+            "half": "even training songs" if config.model == "coherence" else "odd training songs",
+        },
+        "seed": config.seed,
+        "steps": steps,
+        "seconds": round(seconds),
+        "calibration": asdict(calibration),
+        "figures": figures,
+        "command": _command(config),
+        "config": {**settings, "out": None},
+    }
+    text = json.dumps(card, indent=2) + "\n"
+    out.with_suffix(".json").write_text(text, encoding="utf-8")
+    run.write_json("metrics.json", figures)
+    run.log(steps, {f"final/{name}": value for name, value in figures.items()})
+    return figures
+
+
+def _command(config: CoherenceTrainingConfig) -> str:
+    """Return the command line that trains the same weights again."""
+    names = ("model", "songs", "steps", "max_minutes", "batch", "seed")
+    given = {name: getattr(config, name) for name in names}
+    return "jamgym train-coherence " + " ".join(f"--{k} {v}" for k, v in given.items() if v is not None)

@@ -1,0 +1,238 @@
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from jamgym.corpus import Song, Stem, Truth
+from jamgym.errors import ConfigError
+from jamgym.reward import Windows
+from jamgym.run import Run
+from jamgym_rewards.coherence import CoherenceReward
+from jamgym_rewards.features import SAMPLE_RATE, Analysis, FeatureSpec, Prepared, cut, prepare
+from jamgym_rewards.judge import JudgeReward
+from jamgym_rewards.negatives import KINDS, draw_batch, make_feature_pair, render_pair, shifted_start, window
+from jamgym_rewards.towers import TwoTowers, halve
+from jamgym_rewards.training import CoherenceTrainingConfig, build_pool, contrastive_loss, train_coherence
+from jamgym_rewards.validation import auc, auc_figures
+
+
+class ChordCorpus:
+    """Songs of plain tones: a chord that changes twice a second, a bass on its root and a pulse on the beat."""
+
+    name = "chords"
+    version = "1"
+    sample_rate = SAMPLE_RATE
+
+    def song_ids(self, split):
+        return [f"{split}-{index}" for index in range(8)]
+
+    def load(self, song_id):
+        rng = np.random.default_rng(list(song_id.encode()))
+        steps, length = 16, SAMPLE_RATE // 2
+        roots = rng.integers(0, 12, steps)
+        time = np.arange(length) / SAMPLE_RATE
+        fade = np.minimum(1.0, np.minimum(time, time[::-1]) / 0.01)
+
+        def tone(key):
+            return np.sin(2 * np.pi * 440 * 2 ** ((key - 69) / 12) * time) * fade
+
+        chord = np.concatenate([sum(tone(60 + r + step) for step in (0, 4, 7)) * 0.1 for r in roots])
+        bass = np.concatenate([tone(36 + r) * 0.2 for r in roots])
+        pulse = np.tile(rng.normal(0, 0.3, length) * np.exp(-time * 30), steps)
+        stems = [Stem(n, i, a.astype(np.float32)) for n, i, a in
+                 (("chord", "piano", chord), ("bass", "bass", bass), ("drums", "drums", pulse))]  # fmt: skip
+        beats = np.arange(steps) * 0.5
+        truth = Truth(beats, beats[::4], np.array([0.0, 8.0]), np.zeros(1, int), np.zeros((1, 12), bool), 120.0)
+        return Song(song_id, SAMPLE_RATE, tuple(stems), truth)
+
+
+TINY = CoherenceTrainingConfig(
+    corpus="tests_rewards_training:ChordCorpus",
+    codec=None,
+    songs=4,
+    validation_songs=4,
+    steps=4,
+    batch=3,
+    window_seconds=(2.0, 2.0),
+    bf16=False,
+    threads=1,
+    evaluate_every=3,
+)
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    """Let the corpus be named like a plug-in, whatever name pytest imported this file under."""
+    import sys
+    import types
+
+    module = types.ModuleType("tests_rewards_training")
+    module.ChordCorpus = ChordCorpus  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tests_rewards_training", module)
+
+
+def make_run(folder, config, resume=False):
+    return Run.create(
+        folder, command="train-coherence", config=asdict(config), seed=config.seed, resume=resume, quiet=True
+    )
+
+
+def pool(spec, count=4):
+    analysis, corpus = Analysis(spec), ChordCorpus()
+    ids = corpus.song_ids("train")[:count]
+    return [make_feature_pair(corpus.load(i), "chord", analysis, rng=np.random.default_rng(0)) for i in ids]
+
+
+def test_a_cut_of_packed_features_is_the_feature_of_the_cut_audio():
+    spec = FeatureSpec()
+    song = ChordCorpus().load("train-0")
+    pair = make_feature_pair(song, "chord", Analysis(spec))
+    frames = spec.frames(2 * SAMPLE_RATE)
+    packed = prepare(torch.from_numpy(window(pair.played[0], spec, 50, frames)[None]), spec)
+    audio = song.stem("chord").audio[50 * spec.hop :][: 2 * SAMPLE_RATE]
+    direct = prepare(cut(Analysis(spec)(torch.from_numpy(audio[None])), spec), spec)
+    torch.testing.assert_close(
+        packed.values[:, : spec.pitch_bins], direct.values[:, : spec.pitch_bins], atol=0.02, rtol=0
+    )
+
+
+def test_a_batch_holds_the_truth_and_four_wrong_versions():
+    spec = FeatureSpec()
+    pairs = pool(spec)
+    batch = draw_batch(pairs, spec, np.random.default_rng(0), 3, (2.0, 2.0))
+    frames = spec.frames(2 * SAMPLE_RATE)
+    assert batch.heard.shape == (3, spec.pitch_bins + spec.bands, frames)
+    assert batch.played.shape == (3, 1 + len(KINDS), spec.pitch_bins + spec.bands, frames)
+    for version in range(1, 1 + len(KINDS)):
+        assert (batch.played[:, version] - batch.played[:, 0]).abs().mean() > 0.5
+    again = draw_batch(pairs, spec, np.random.default_rng(0), 3, (2.0, 2.0))
+    torch.testing.assert_close(again.played, batch.played)
+
+
+def test_a_transposed_cut_moves_two_bins_a_semitone():
+    spec = FeatureSpec()
+    pair = pool(spec, 2)[0]
+    base = window(pair.played[0], spec, 0, 50)
+    up = window(pair.played[0], spec, 0, 50, semitones=4)
+    np.testing.assert_array_equal(up[8 : spec.pitch_bins], base[: spec.pitch_bins - 8])
+    np.testing.assert_array_equal(up[spec.pitch_bins :], base[spec.pitch_bins :])
+
+
+def test_a_faster_cut_reads_further():
+    spec = FeatureSpec()
+    pair = pool(spec, 2)[0]
+    base, fast = window(pair.played[0], spec, 0, 100), window(pair.played[0], spec, 0, 50, speed=2.0)
+    np.testing.assert_allclose(fast, base[:, ::2], atol=1e-4)
+
+
+def test_a_shift_stays_inside_the_song():
+    rng = np.random.default_rng(0)
+    assert {shifted_start(rng, 0, 10, 100, 80) for _ in range(20)} == {10}
+    assert {shifted_start(rng, 20, 10, 100, 80) for _ in range(20)} == {10}
+    assert {shifted_start(rng, 10, 5, 100, 80) for _ in range(50)} == {5, 15}
+
+
+def test_drums_are_not_transposed_and_silent_songs_are_left_out():
+    spec, corpus = FeatureSpec(), ChordCorpus()
+    pair = make_feature_pair(corpus.load("train-0"), "drums", Analysis(spec))
+    assert not pair.pitched and pair.beat_seconds == 0.5
+
+    class Silent(ChordCorpus):
+        def load(self, song_id):
+            song = super().load(song_id)
+            return replace(song, stems=tuple(replace(s, audio=s.audio * 0) for s in song.stems))
+
+    assert render_pair(Silent(), "train-0", Analysis(spec), None, np.random.default_rng(0), True) is None
+
+
+def test_all_pairs_agrees_with_one_pair_at_a_time():
+    network = TwoTowers().eval()
+    spec = network.config.features
+    generator = torch.Generator().manual_seed(0)
+    rows = spec.pitch_bins + spec.bands
+
+    def side() -> Prepared:
+        return Prepared(torch.rand(3, rows, 50, generator=generator), torch.rand(3, 50, generator=generator))
+
+    sides = [side(), side()]
+    with torch.no_grad():
+        a, b = network.heard(sides[0].values), network.played(sides[1].values)
+        matrix = network.all_pairs(a, halve(halve(sides[0].weight)), b, halve(halve(sides[1].weight)))
+        torch.testing.assert_close(matrix.diagonal(), network(*sides), atol=1e-3, rtol=0)
+
+
+def test_the_loss_falls_to_zero_when_truth_is_told_apart(monkeypatch):
+    network = TwoTowers()
+    batch = draw_batch(pool(network.config.features), network.config.features, np.random.default_rng(0), 4, (2.0, 2.0))
+    blind, _ = contrastive_loss(network, batch)
+    assert blind.item() > 1.0
+    versions = 1 + len(KINDS)
+    perfect = torch.full((4, 4 * versions), -1.0)
+    perfect[torch.arange(4), torch.arange(4) * versions] = 1.0
+    monkeypatch.setattr(network, "all_pairs", lambda *_: perfect)
+    loss, figures = contrastive_loss(network, batch)
+    assert loss.item() < 0.01
+    assert figures["accuracy/batch"] == figures["accuracy/wrong_versions"] == 1.0
+
+
+def test_auc_leaves_out_songs_without_the_version():
+    truth = np.array([[1.0], [0.0]])
+    scores = {"truth": truth, "random_stem": truth - 1.0, "transposed_+1": np.array([[0.5], [np.nan]])}
+    found = auc_figures(scores, floor=-0.5)
+    assert found["random_stem"].value == 0.875
+    assert found["transposed_+1"].value == 1.0
+    assert found["silence"].value == 1.0
+    assert auc(np.array([1.0]), np.array([1.0])) == 0.5
+
+
+def test_coherence_and_judge_train_on_disjoint_songs(tmp_path):
+    run = make_run(tmp_path / "r", TINY)
+    used = {}
+    for model, network in (("coherence", CoherenceReward.build()), ("judge", JudgeReward.build())):
+        config = replace(TINY, model=model)
+        pairs = build_pool(config, ChordCorpus(), None, Analysis(network.config.features), "train", run)
+        used[model] = {pair.song_id for pair in pairs}
+    assert used["coherence"] == {"train-0", "train-2", "train-4", "train-6"}
+    assert used["judge"] == {"train-1", "train-3", "train-5", "train-7"}
+
+
+@pytest.mark.parametrize("model", ["coherence", "judge"])
+def test_training_writes_weights_card_and_figures(tmp_path, model):
+    config = replace(TINY, model=model)
+    before = torch.get_rng_state(), torch.get_num_threads()
+    with make_run(tmp_path / "r", config) as run:
+        figures = train_coherence(config, run)
+    assert torch.equal(torch.get_rng_state(), before[0]) and torch.get_num_threads() == before[1]
+    for kind in ("random_stem", "other_time", "half_beat", "tempo", "transposed_-6", "transposed_+6", "silence"):
+        assert figures[f"auc/{kind}_low"] <= figures[f"auc/{kind}"] <= figures[f"auc/{kind}_high"]
+    assert (tmp_path / "r" / f"{model}.json").exists() and (tmp_path / "r" / "metrics.json").exists()
+    reward = {"coherence": CoherenceReward, "judge": JudgeReward}[model](tmp_path / "r" / f"{model}.safetensors")
+    audio = np.random.default_rng(0).normal(0, 0.1, (1, 2 * SAMPLE_RATE)).astype(np.float32)
+    assert np.isfinite(reward.score(Windows(audio, audio, SAMPLE_RATE))).all()
+
+
+def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path):
+    with make_run(tmp_path / "whole", TINY) as run:
+        whole = train_coherence(TINY, run)
+
+    class Stopping(Run):
+        def log(self, step, metrics):
+            super().log(step, metrics)
+            self.stop_requested = True  # as Ctrl-C does, in the middle
+
+    config = replace(TINY, evaluate_every=2)
+    run = make_run(tmp_path / "parts", config)
+    run.__class__ = Stopping
+    with run:
+        assert train_coherence(config, run) == {}
+    with make_run(tmp_path / "parts", config, resume=True) as run:
+        parts = train_coherence(config, run)
+    assert parts == pytest.approx(whole, abs=1e-5, nan_ok=True)
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ConfigError, match="coherence"):
+        replace(TINY, model="other")
+    with pytest.raises(ConfigError, match="too small"):
+        replace(TINY, batch=1)

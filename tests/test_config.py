@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from jamgym.config import check_spec, config_from_mapping, create_from_spec, read_yaml, spec_name, split_spec
+from jamgym.errors import ConfigError, UnknownNameError
+from jamgym.registry import Registry
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class Settings:
+    name: str
+    steps: int = 10
+    fast: bool = False
+    mode: Literal["a", "b"] = "a"
+    chunks: tuple[int, ...] = (1, 5)
+    limit: int | None = None
+    corpus: str | dict[str, Any] = "band"
+    folder: Path | None = None
+    weights: dict[str, float] = field(default_factory=dict)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+
+class Plain:
+    """A plug-in."""
+
+    def __init__(self, path: str | Path, *, alpha: float = 1.0, size: tuple[int, int] = (1, 1)) -> None:
+        self.path, self.alpha, self.size = path, alpha, size
+
+
+class Open:
+    """A plug-in that takes anything."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.kwargs = kwargs
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry("corpus", "jamgym.none", {"plain": f"{__name__}:Plain", "open": f"{__name__}:Open"})
+
+
+def test_values_are_converted_without_guessing():
+    found = config_from_mapping(
+        Settings,
+        {
+            "name": "x",
+            "chunks": [2],
+            "limit": 3,
+            "corpus": {"name": "stems", "path": "d"},
+            "folder": "here",
+            "weights": {"a": 1},
+            "optimizer": {"rate": 1, "betas": [0.5, 1]},
+        },
+    )
+    assert found == Settings(
+        name="x",
+        chunks=(2,),
+        limit=3,
+        corpus={"name": "stems", "path": "d"},
+        folder=Path("here"),
+        weights={"a": 1.0},
+        optimizer=Optimizer(1.0, (0.5, 1.0)),
+    )
+    assert type(found.optimizer.rate) is float
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({}, "name is missing"),
+        ({"name": "x", "stepz": 1}, "Unknown config key 'stepz'. Did you mean 'steps'"),
+        ({"name": "x", "optimizer": {"ratte": 1}}, "'optimizer.ratte'. Did you mean 'optimizer.rate'"),
+        ({"name": 3}, "name is 3 .int.; expected str"),
+        ({"name": "x", "steps": 1.5}, "steps is 1.5 .float.; expected int"),
+        ({"name": "x", "steps": True}, "steps is True .bool.; expected int"),
+        ({"name": "x", "steps": "1"}, "expected int"),
+        ({"name": "x", "fast": 1}, "expected bool"),
+        ({"name": "x", "mode": "c"}, "mode: Unknown choice 'c'"),
+        ({"name": "x", "chunks": 5}, "chunks is 5 .int.; expected tuple"),
+        ({"name": "x", "chunks": [1, "a"]}, r"chunks\[1\] is 'a'"),
+        ({"name": "x", "limit": "many"}, "limit is 'many'"),
+        ({"name": "x", "optimizer": 3}, "optimizer is 3; expected a mapping"),
+        ({"name": "x", "optimizer": {"betas": [0.1]}}, "optimizer.betas has 1 entries; expected 2"),
+        ({"name": "x", "weights": {"a": "b"}}, "weights.a is 'b'"),
+    ],
+)
+def test_wrong_settings_are_named(mapping, message):
+    with pytest.raises(ConfigError, match=message):
+        config_from_mapping(Settings, mapping)
+
+
+def test_yaml_is_strict(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("rate: 1e-4\nother: -2E+3\nname: 1e\nlist: [1, 2]\n")
+    assert read_yaml(path) == {"rate": 1e-4, "other": -2000.0, "name": "1e", "list": [1, 2]}
+    path.write_text("")
+    assert read_yaml(path) == {}
+    for text, message in (
+        ("a: 1\na: 2\n", "'a' is given twice"),
+        ("- 1\n", "holds a list"),
+        ("a: [1", "not valid YAML"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_yaml(path)
+    with pytest.raises(ConfigError, match="Cannot read the config"):
+        read_yaml(tmp_path / "missing.yaml")
+
+
+def test_yaml_runs_no_code(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("x: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        read_yaml(path)
+
+
+def test_specs_make_objects(registry):
+    made = create_from_spec(registry, {"name": "plain", "path": "d", "size": [2, 3]}, {"alpha": 0.5, "rate": 1})
+    assert (made.path, made.alpha, made.size) == ("d", 0.5, (2, 3))
+    assert create_from_spec(registry, {"name": "plain", "path": "d", "alpha": 2}, {"alpha": 0.5}).alpha == 2.0
+    assert create_from_spec(registry, f"{__name__}:Plain", {"path": "p"}).path == "p"
+    assert create_from_spec(registry, {"name": "open", "x": 1}, {"y": 2}).kwargs == {"x": 1, "y": 2}
+    assert spec_name({"name": "plain"}) == spec_name("plain") == "plain"
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        ("plane", UnknownNameError, "Unknown corpus 'plane'. Did you mean 'plain'"),
+        ({"name": "plane"}, UnknownNameError, "Did you mean 'plain'"),
+        ({"path": "d"}, ConfigError, "mapping with `name`"),
+        (3, ConfigError, "expected a name"),
+        ("plain", ConfigError, "'plain' needs path; give --corpus.path VALUE"),
+        ({"name": "plain", "path": "d", "alfa": 1}, ConfigError, "'alfa'. Did you mean 'alpha'"),
+        ({"name": "plain", "path": 3}, ConfigError, "corpus.path is 3"),
+        ({"name": "plain", "path": "d", "alpha": "x"}, ConfigError, "corpus.alpha is 'x' .str.; expected float"),
+    ],
+)
+def test_wrong_specs_are_named(registry, spec, error, message):
+    for use in (create_from_spec, check_spec):
+        with pytest.raises(error, match=message):
+            use(registry, spec)
+
+
+def test_a_spec_is_split_without_importing():
+    lazy = Registry("reward", "jamgym.none", {"broken": "no_such_module:Thing"})
+    assert split_spec(lazy, {"name": "broken", "x": 1}) == ("broken", {"x": 1})
+
+
+def test_arguments_that_the_caller_adds_are_not_missed(registry):
+    check_spec(registry, "plain", supplied=("path",))

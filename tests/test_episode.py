@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import soundfile
+
+from jamgym.corpora.stems import StemsCorpus
+from jamgym.corpus import Song, Stem, active
+from jamgym.episode import EpisodeSource
+from jamgym.errors import ConfigError, CorpusError
+from jamgym.testing import ToyCodec, ToyCorpus
+
+
+class ListCorpus:
+    """Songs given as {id: {stem name: (instrument, audio)}}, the same in every split."""
+
+    name, version, sample_rate = "list", "1", 16000
+
+    def __init__(self, songs):
+        self.songs = songs
+
+    def song_ids(self, split):
+        return list(self.songs)
+
+    def load(self, song_id):
+        stems = tuple(Stem(n, i, a.astype(np.float32)) for n, (i, a) in self.songs[song_id].items())
+        return Song(song_id, self.sample_rate, stems)
+
+
+def sound(frames, seed=0):
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, frames * 640)
+
+
+def same(a, b):
+    return a.song_id == b.song_id and a.start_frame == b.start_frame and np.array_equal(a.input_codes, b.input_codes)
+
+
+def test_a_crop_is_a_slice_of_the_whole_song():
+    source = EpisodeSource(ToyCorpus(songs=2, seconds=3.0), ToyCodec(), frames=22)
+    song_id = source.song_ids[0]
+    name = source.targets(song_id)[0]
+    song = source.corpus.load(song_id)
+    heard = np.sum([s.audio for s in song.stems if s.name != name], axis=0)
+    episode = source.crop(song_id, name, 10)
+    assert episode.frames == 22 and not episode.ends_song and episode.start_frame == 10
+    assert np.allclose(episode.heard, heard[6400 : 32 * 640])
+    assert np.array_equal(episode.target, song.stem(name).audio[6400 : 32 * 640])
+    assert np.array_equal(episode.input_codes, source.codec.encode(heard[None, : 75 * 640])[0, 10:32])
+    assert np.array_equal(episode.target_codes, source.codec.encode(song.stem(name).audio[None])[0, 10:32])
+    expected = song.truth.beats[(song.truth.beats >= 0.4) & (song.truth.beats < 1.28)] - 0.4
+    assert np.allclose(episode.truth.beats, expected)
+
+
+def test_the_last_crop_ends_the_song():
+    source = EpisodeSource(ToyCorpus(songs=1, seconds=3.0), ToyCodec(), frames=22)
+    song_id = source.song_ids[0]
+    name = source.targets(song_id)[0]
+    assert source.crop(song_id, name, 53).ends_song and source.crop(song_id, name, 53).frames == 22
+    assert not source.crop(song_id, name, 52).ends_song
+
+
+def test_a_short_song_gives_a_short_episode():
+    songs = {"a": {"x": ("bass", sound(7)[:-5]), "y": ("piano", sound(7, 1)[:-5])}}
+    episode = EpisodeSource(ListCorpus(songs), ToyCodec(), frames=22).sample(np.random.default_rng(0))
+    assert episode.frames == 6 and episode.ends_song
+    assert len(episode.heard) == len(episode.target) == 6 * 640
+
+
+def test_sampling_follows_the_seed_and_covers_the_songs():
+    def make():
+        return EpisodeSource(ToyCorpus(songs=4, seconds=3.0), ToyCodec(), frames=10)
+
+    one, two = make(), make()
+    a, b = np.random.default_rng(3), np.random.default_rng(3)
+    drawn = [one.sample(a) for _ in range(40)]
+    assert all(same(x, two.sample(b)) for x in drawn)
+    assert {x.song_id for x in drawn} == set(one.song_ids)
+    assert len({x.start_frame for x in drawn}) > 10
+
+
+def test_only_active_crops_and_stems_are_drawn():
+    quiet = np.zeros(40 * 640)
+    half = np.concatenate([sound(20), np.zeros(20 * 640)])
+    songs = {"a": {"x": ("bass", half), "y": ("piano", sound(40, 1)), "z": ("organ", quiet)}}
+    source = EpisodeSource(ListCorpus(songs), ToyCodec(), frames=8)
+    assert source.targets("a") == ("x", "y")
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        episode = source.sample(rng)
+        both = active(episode.heard, 16000) & active(episode.target, 16000)
+        assert both.mean() >= 0.5 and episode.start_frame <= 16
+
+
+def test_allowed_instruments():
+    songs = {"a": {"x": ("bass", sound(20)), "y": ("piano", sound(20, 1))}}
+    source = EpisodeSource(ListCorpus(songs), ToyCodec(), frames=8, instruments=["piano"])
+    assert source.targets("a") == ("y",)
+    with pytest.raises(CorpusError, match="Did you mean 'piano'"):
+        EpisodeSource(ListCorpus(songs), ToyCodec(), instruments=["pianno"])
+
+
+def test_fixed_is_reproducible_and_prefers_distinct_songs():
+    source = EpisodeSource(ToyCorpus(songs=4, seconds=3.0), ToyCodec(), frames=10)
+    first, again = source.fixed(4, seed=1), source.fixed(4, seed=1)
+    assert all(same(x, y) for x, y in zip(first, again, strict=True))
+    assert len({x.song_id for x in first}) == 4
+    assert len(source.fixed(6, seed=1)) == 6
+    assert any(not same(x, y) for x, y in zip(first, source.fixed(4, seed=2), strict=True))
+
+
+def test_encoded_pairs_are_kept_within_bounds():
+    source = EpisodeSource(ToyCorpus(songs=3, seconds=3.0), ToyCodec(), frames=10, cache_songs=2)
+    keys = [(song_id, source.targets(song_id)[0]) for song_id in source.song_ids]
+    made = [source.encoded(*key) for key in keys]
+    assert source.encoded(*keys[2]) is made[2]
+    assert source.encoded(*keys[0]) is not made[0]
+
+
+def test_errors():
+    loud, quiet = sound(20), np.zeros(20 * 640)
+    with pytest.raises(ConfigError, match="sample_rate=24000"):
+        EpisodeSource(ToyCorpus(), ToyCodec(sample_rate=24000))
+    with pytest.raises(ConfigError, match="at least 1 frame"):
+        EpisodeSource(ToyCorpus(), ToyCodec(), frames=0)
+    with pytest.raises(CorpusError, match="no songs in split 'test'"):
+        EpisodeSource(ListCorpus({}), ToyCodec(), split="test")
+    silent = EpisodeSource(ListCorpus({"a": {"x": ("bass", quiet), "y": ("piano", loud)}}), ToyCodec(), frames=8)
+    with pytest.raises(CorpusError, match="lower min_active"):
+        silent.sample(np.random.default_rng(0))
+    with pytest.raises(CorpusError, match="no usable episode"):
+        silent.fixed(2, seed=0)
+    tiny = {"a": {"x": ("bass", loud[:600]), "y": ("piano", loud[:600])}}
+    with pytest.raises(CorpusError, match="shorter than one frame"):
+        EpisodeSource(ListCorpus(tiny), ToyCodec(), frames=8).sample(np.random.default_rng(0))
+
+
+def test_a_folder_of_someone_elses_files_gives_episodes(tmp_path):
+    rng = np.random.default_rng(0)
+    for song, (rate, channels) in enumerate([(44100, 2), (48000, 1), (22050, 2)]):
+        (tmp_path / f"song{song}").mkdir()
+        for name in ("Bass DI", "E-Gtr"):
+            audio = rng.uniform(-0.4, 0.4, (rate, channels))
+            soundfile.write(tmp_path / f"song{song}" / f"{name}.wav", audio, rate)
+    for split in ("train", "validation", "test"):
+        source = EpisodeSource(StemsCorpus(tmp_path), ToyCodec(), split=split, frames=20)
+        episode = source.sample(rng)
+        assert episode.frames == 20 and episode.truth is None and episode.instrument in (2, 6)
