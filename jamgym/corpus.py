@@ -64,7 +64,9 @@ class Truth:
         inside = (self.beats >= start) & (self.beats < end)
         down = (self.downbeats >= start) & (self.downbeats < end)
         keep = (self.chord_times[1:] > start) & (self.chord_times[:-1] < end)
-        edges = np.append(self.chord_times[:-1][keep], self.chord_times[1:][keep][-1:])
+        # Where no chord sounds, C = 0 and one boundary is left.
+        last = self.chord_times[1:][keep][-1] if keep.any() else end
+        edges = np.append(self.chord_times[:-1][keep], last)
         return Truth(
             beats=self.beats[inside] - start,
             downbeats=self.downbeats[down] - start,
@@ -166,7 +168,7 @@ def make_pair(song: Song, target_name: str) -> Pair:
         )
     target = song.stem(target_name)
     others = [stem.audio for stem in song.stems if stem.name != target_name]
-    heard = np.sum(others, axis=0, dtype=np.float32)
+    heard = np.asarray(np.sum(others, axis=0, dtype=np.float32))
     return Pair(
         song_id=song.id,
         target_name=target_name,

@@ -53,11 +53,20 @@ class Episode:
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """A whole song's pair with its codes `(T, Q)`; audio is trimmed to whole frames."""
+    """A whole song's pair with its codes.
+
+    Attributes:
+        pair: Audio, instrument and truth of the song.
+        input_codes: `(T, Q)` codes of what is heard.
+        target_codes: `(T, Q)` codes of the replaced stem.
+        active_before: `(blocks + 1,)` number of 20 ms blocks before each block in which input and target both
+            sound; differences of it count the active blocks of any stretch without looking at audio again.
+    """
 
     pair: Pair
     input_codes: Codes
     target_codes: Codes
+    active_before: NDArray[np.int64]
 
 
 class EpisodeSource:
@@ -133,7 +142,13 @@ class EpisodeSource:
             )
         both = np.stack([pair.heard[:samples], pair.target[:samples]])
         codes = self.codec.encode(both)
-        made = EncodedPair(pair=pair, input_codes=codes[0], target_codes=codes[1])
+        both_sound = active(pair.heard, pair.sample_rate) & active(pair.target, pair.sample_rate)
+        made = EncodedPair(
+            pair=pair,
+            input_codes=codes[0],
+            target_codes=codes[1],
+            active_before=np.concatenate([[0], np.cumsum(both_sound)]),
+        )
         self._cache[key] = made
         while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
@@ -171,11 +186,10 @@ class EpisodeSource:
             if not names:
                 continue
             name = names[int(rng.integers(len(names)))]
-            total = len(self.encoded(song_id, name).input_codes)
-            start = int(rng.integers(max(total - self.frames, 0) + 1))
-            episode = self.crop(song_id, name, start)
-            if self.is_active(episode):
-                return episode
+            made = self.encoded(song_id, name)
+            start = int(rng.integers(max(len(made.input_codes) - self.frames, 0) + 1))
+            if self._is_active_at(made, start):
+                return self.crop(song_id, name, start)
         raise CorpusError(
             f"No crop of {self.frames} frames in split {self.split!r} of corpus {self.corpus.name!r} has input and "
             f"target sounding together for {self.min_active:.0%} of the time ({tries} tries). Check that the stems "
@@ -187,6 +201,17 @@ class EpisodeSource:
         rate = self.codec.sample_rate
         both = active(episode.heard, rate) & active(episode.target, rate)
         return bool(both.mean() >= self.min_active) if len(both) else False
+
+    def _is_active_at(self, made: EncodedPair, start_frame: int) -> bool:
+        """Return what `is_active` says of the crop at `start_frame`, from the sums where blocks line up."""
+        hop, block = self.codec.hop_samples, self.codec.sample_rate // 50
+        end_frame = min(start_frame + self.frames, len(made.input_codes))
+        if start_frame * hop % block:
+            return self.is_active(self.crop(made.pair.song_id, made.pair.target_name, start_frame))
+        first, count = start_frame * hop // block, (end_frame - start_frame) * hop // block
+        if count == 0:
+            return False
+        return bool((made.active_before[first + count] - made.active_before[first]) / count >= self.min_active)
 
     def fixed(self, count: int, seed: int) -> list[Episode]:
         """Return `count` episodes of distinct songs (as far as there are), the same for the same seed."""
@@ -201,10 +226,10 @@ class EpisodeSource:
             if not names:
                 continue
             name = names[int(rng.integers(len(names)))]
-            total = len(self.encoded(song_id, name).input_codes)
-            episode = self.crop(song_id, name, int(rng.integers(max(total - self.frames, 0) + 1)))
-            if self.is_active(episode):
-                found.append(episode)
+            made = self.encoded(song_id, name)
+            start = int(rng.integers(max(len(made.input_codes) - self.frames, 0) + 1))
+            if self._is_active_at(made, start):
+                found.append(self.crop(song_id, name, start))
         if not found:
             raise CorpusError(f"Split {self.split!r} of corpus {self.corpus.name!r} has no usable episode.")
         return found

@@ -54,7 +54,8 @@ class Run:
         stop_requested: Whether somebody pressed Ctrl-C.
 
     Example:
-        >>>         >>> from pathlib import Path
+        >>> import tempfile
+        >>> from pathlib import Path
         >>> run = Run.create(Path(tempfile.mkdtemp()) / "r", command="demo", config={}, seed=0, quiet=True)
         >>> run.write_json("result.json", {"score": 1.0}).name
         'result.json'

@@ -143,7 +143,10 @@ class CorpusConformance:
         assert everything and len(everything) == len(set(everything))
 
     def test_songs_are_well_formed(self) -> None:
-        """Stems are finite mono float32 of one length with known classes and distinct names."""
+        """Stems are finite mono float32 of one length with known classes and distinct names.
+
+        Up to 1.1, because lossy formats and resampling overshoot full scale a little.
+        """
         corpus = self.make()
         for song_id in self._some(corpus):
             song = corpus.load(song_id)
@@ -152,7 +155,7 @@ class CorpusConformance:
             for stem in song.stems:
                 assert stem.audio.dtype == np.float32 and stem.audio.ndim == 1
                 assert len(stem.audio) == len(song.stems[0].audio) > 0
-                assert np.isfinite(stem.audio).all() and np.abs(stem.audio).max() <= 1.0
+                assert np.isfinite(stem.audio).all() and np.abs(stem.audio).max() <= 1.1
                 assert stem.instrument in INSTRUMENTS
 
     def test_truth_is_consistent(self) -> None:

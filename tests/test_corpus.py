@@ -79,3 +79,13 @@ def test_instrument_index():
     assert instrument_index("other") == 0 and instrument_index("bass") == 2
     with pytest.raises(CorpusError, match="Did you mean 'guitar'"):
         instrument_index("gitar")
+
+
+def test_cropping_where_no_chord_sounds_leaves_one_boundary():
+    for part in (truth().crop(10.0, 12.0), truth().crop(6.0, 7.0)):
+        assert (
+            len(part.chord_roots) == 0 and part.chord_times.shape == (1,) and part.chord_pitch_classes.shape == (0, 12)
+        )
+        assert part.chord_index(np.array([0.0, 1.0])).tolist() == [-1, -1]
+    inside = truth().crop(0.5, 3.0)
+    assert len(inside.chord_times) == len(inside.chord_roots) + 1 and inside.chord_times[-1] == 2.5

@@ -143,3 +143,18 @@ def test_a_folder_of_someone_elses_files_gives_episodes(tmp_path):
         source = EpisodeSource(StemsCorpus(tmp_path), ToyCodec(), split=split, frames=20)
         episode = source.sample(rng)
         assert episode.frames == 20 and episode.truth is None and episode.instrument in (2, 6)
+
+
+@pytest.mark.parametrize("hop", [640, 500])
+def test_activity_from_sums_equals_activity_of_the_crop(hop):
+    """640 samples are two blocks of 20 ms; 500 are not a whole number, so those crops are measured one by one."""
+    rng = np.random.default_rng(0)
+    gaps = [np.repeat(rng.random(100) < 0.7, 320) for _ in range(2)]
+    songs = {"a": {n: (n, rng.uniform(-0.5, 0.5, 32000) * gap) for n, gap in zip(("bass", "piano"), gaps, strict=True)}}
+    for least in (0.3, 0.5, 0.6):
+        source = EpisodeSource(ListCorpus(songs), ToyCodec(hop_samples=hop), frames=9, min_active=least)
+        made = source.encoded("a", "bass")
+        starts = range(len(made.input_codes))
+        fast = [source._is_active_at(made, start) for start in starts]
+        assert fast == [source.is_active(source.crop("a", "bass", start)) for start in starts]
+        assert 0 < sum(fast) < len(fast)

@@ -52,14 +52,20 @@ def load_decoder(path: str | Path | None, codec: Codec) -> AccompanimentDecoder:
         )
     if metadata.get("codec") != codec.version:
         raise CheckpointError(
-            f"{label} was trained on codes of codec version {metadata.get('codec')!r}, but codec {codec.name!r} here is "
-            f"version {codec.version!r}: the same numbers would mean other sounds. Use the codec it was trained with, "
-            "or pretrain on this one with `jamgym pretrain`."
+            f"{label} was trained on codes of codec version {metadata.get('codec')!r}, but codec {codec.name!r} here "
+            f"is version {codec.version!r}: the same numbers would mean other sounds. Use the codec it was trained "
+            "with, or pretrain on this one with `jamgym pretrain`."
         )
     settings = json.loads(metadata["architecture"])
     known = {field.name for field in fields(DecoderConfig)}
     if unknown := set(settings) - known:
         raise CheckpointError(f"{label} has unknown architecture settings {sorted(unknown)}; known: {sorted(known)}.")
+    sizes = (settings.get("num_codebooks"), settings.get("cardinality"))
+    if sizes != (codec.num_codebooks, codec.cardinality):
+        raise CheckpointError(
+            f"{label} plays {sizes[0]} codebooks of {sizes[1]} entries, but codec {codec.name!r} has "
+            f"{codec.num_codebooks} of {codec.cardinality}. Use the codec it was trained with."
+        )
     decoder = AccompanimentDecoder(DecoderConfig(**settings))
     try:
         decoder.load_state_dict({key: value.float() for key, value in tensors.items()})

@@ -168,7 +168,8 @@ class AccompanimentDecoder(nn.Module):
     def depth_logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """Return teacher-forced logits `(..., Q, V)` of `codes` `(..., Q)` given hidden states `(..., C)`."""
         entries = self.latents(codes)
-        before = entries.cumsum(-2) - entries
+        # Shifted rather than cumsum - entries: (a + b) - b is not a, and its rounding would tell of code b.
+        before = torch.cat([torch.zeros_like(entries[..., :1, :]), entries[..., :-1, :].cumsum(-2)], dim=-2)
         levels = [self.depth.level_logits(hidden, before[..., q, :], q) for q in range(self.config.num_codebooks)]
         return torch.stack(levels, dim=-2)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from jamgym.codec import Codec, Codes
 from jamgym.episode import Episode, EpisodeSource
+from jamgym.errors import ConfigError
 from jamgym_agents.checkpoint import load_decoder
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.sampling import Sampling
@@ -55,6 +56,8 @@ class DecoderPolicy:
     ) -> None:
         self.name = name
         self.k = k
+        #: Frames per call of the environment; `k` may be less for a peek at the next state.
+        self.chunk = k
         self.decoder = load_decoder(checkpoint, codec) if decoder is None else decoder
         self.sampling = Sampling(temperature, top_k, top_p)
         self._stream = StreamingDecoder(self.decoder)
@@ -74,7 +77,12 @@ class DecoderPolicy:
         return self.step(observation).codes.numpy().astype(np.int16)
 
     def step(self, observation: Mapping[str, NDArray[Any]]) -> Chunk:
-        """Hear, then decode one chunk; like `act`, with log-probabilities and hidden states."""
+        """Hear, then decode one chunk; like `act`, with log-probabilities and hidden states.
+
+        Raises:
+            ConfigError: The observation is of mode "window", or of another chunk size.
+        """
+        self._check(observation)
         count = len(observation["heard"])
         if self._state is None or len(self._state.last) != count:
             self.reset(np.ones(count, dtype=bool))
@@ -90,3 +98,13 @@ class DecoderPolicy:
         self._stream.hear(state, heard, torch.as_tensor(np.array(observation["heard_count"])).reshape(-1).long())
         self.last_chunk = self._stream.generate(state, self.k, self.sampling, self._generator)
         return self.last_chunk
+
+    def _check(self, observation: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse observations that would be heard wrong without any other sign."""
+        chunk, heard = np.shape(observation["played"])[1], np.shape(observation["heard"])[1]
+        if chunk == self.chunk and heard >= chunk:
+            return
+        raise ConfigError(
+            f"The observation shows {chunk} played frames, but policy {self.name!r} plays chunks of k = {self.chunk}. "
+            "It keeps its own history: use observation='new', not 'window', and the environment's own k."
+        )

@@ -113,6 +113,8 @@ class FinetuneConfig:
         for name in ("rollouts", "envs", "episodes_per_batch", "n_epochs", "frames", "k", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.sampling.temperature == 0:
+            raise ConfigError("sampling.temperature is 0, which leaves nothing to learn from; give a value above 0.")
         name = self.reward if isinstance(self.reward, str) else self.reward.get("name")
         if name == "judge":
             raise ConfigError("The judge is for evaluation only. Train on another reward, for example 'coherence'.")

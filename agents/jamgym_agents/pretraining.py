@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from jamgym.errors import ConfigError
+from jamgym.errors import ConfigError, JamgymError
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig, DecoderOutput
 from jamgym_agents.token_data import TokenBatch, TokenSet, load_tokens
 
@@ -257,13 +257,18 @@ def pretrain(config: PretrainConfig, run: Run) -> dict[str, float]:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+            if not torch.isfinite(norm):
+                raise JamgymError(
+                    f"The gradient of step {step} has norm {float(norm)} at loss {float(loss.detach())}. The last "
+                    "checkpoint is intact; resume it with a lower learning_rate, or with bf16 off."
+                )
             optimizer.step()
             done = step + 1
             progress.advance(1, loss=float(tokens.mean().detach()))
             if step % 25 == 0:
                 figures = {f"loss/codebook_{q}": float(value) for q, value in enumerate(tokens.detach())}
                 figures |= {f"loss/{name}": float(value.detach()) for name, value in extra.items()}
-                run.log(step, {**figures, "optimizer/grad_norm": float(norm), "optimizer/learning_rate": rate})
+                run.log(done, {**figures, "optimizer/grad_norm": float(norm), "optimizer/learning_rate": rate})
             if done % config.validate_every == 0 or done == config.steps:
                 run.log(done, validate(decoder, held_out, config.bf16))
             if run.stop_requested or time.monotonic() - saved > 60 * config.checkpoint_minutes:

@@ -15,64 +15,52 @@ from jamgym_agents.attention import rotary_angles
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.sampling import Sampling, draw, transform
 
-
-@dataclass
-class StreamCache:
-    """Keys and values `(L, B, G, capacity, h)` of one stream, and how many frames each row has `(B,)`."""
-
-    keys: Tensor
-    values: Tensor
-    length: Tensor
-
-    @classmethod
-    def empty(cls, decoder: AccompanimentDecoder, batch: int, capacity: int) -> StreamCache:
-        """Return an empty cache for `batch` rows."""
-        config = decoder.config
-        shape = (config.layers, batch, config.kv_heads, capacity, config.dim // config.heads)
-        device = decoder.vectors.device
-        return cls(
-            torch.zeros(shape, device=device),
-            torch.zeros(shape, device=device),
-            torch.zeros(batch, dtype=torch.int64, device=device),
-        )
-
-    def grow(self, needed: int) -> None:
-        """Make room for `needed` frames per row, doubling so that growth is rare."""
-        missing = needed - self.keys.shape[3]
-        if missing > 0:
-            extra = max(missing, self.keys.shape[3])
-            pad = (0, 0, 0, extra)
-            self.keys = torch.nn.functional.pad(self.keys, pad)
-            self.values = torch.nn.functional.pad(self.values, pad)
-
-    def write(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> None:
-        """Store `(B, G, M, h)` at `positions` `(B, M)`."""
-        index = positions[:, None, :, None].expand_as(keys)
-        self.keys[layer].scatter_(2, index, keys)
-        self.values[layer].scatter_(2, index, values)
+#: Streams take turns in memory: slot 2 n + HEARD holds input frame n, slot 2 n + PLAYED output position n.
+HEARD, PLAYED = 0, 1
 
 
 @dataclass
 class DecoderState:
     """Streaming state of B rows.
 
+    The two streams lie interleaved on one time axis, so that what a frame attends to is one prefix of
+    the cache and nothing is copied to put them together.
+
     Attributes:
-        heard: Cache of the input stream.
-        played: Cache of the output stream; position n carries frame n - 1.
+        keys: `(L, B, G, 2 * capacity, h)` rotated keys per block.
+        values: The same for values.
+        heard: `(B,)` input frames per row.
+        played: `(B,)` output positions per row; position n carries frame n - 1.
         instrument: `(B,)` class index per row.
         last: `(B, Q)` codes of the last played frame.
     """
 
-    heard: StreamCache
-    played: StreamCache
+    keys: Tensor
+    values: Tensor
+    heard: Tensor
+    played: Tensor
     instrument: Tensor
     last: Tensor
 
     def reset(self, rows: Tensor, instrument: Tensor) -> None:
-        """Start anew in the rows of mask `rows` `(B,)`; old entries are masked by length, so none is cleared."""
-        self.heard.length.masked_fill_(rows, 0)
-        self.played.length.masked_fill_(rows, 0)
+        """Start anew in the rows of mask `rows` `(B,)`; old entries are masked by count, so none is cleared."""
+        self.heard.masked_fill_(rows, 0)
+        self.played.masked_fill_(rows, 0)
         self.instrument = torch.where(rows, instrument, self.instrument)
+
+    def grow(self, frames: int) -> None:
+        """Make room for `frames` frames per row, doubling so that growth is rare."""
+        missing = 2 * frames - self.keys.shape[3]
+        if missing > 0:
+            pad = (0, 0, 0, max(missing, self.keys.shape[3]))
+            self.keys = torch.nn.functional.pad(self.keys, pad)
+            self.values = torch.nn.functional.pad(self.values, pad)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+        """Store `(B, G, M, h)` at `slots` `(B, M)`."""
+        index = slots[:, None, :, None].expand_as(keys)
+        self.keys[layer].scatter_(2, index, keys)
+        self.values[layer].scatter_(2, index, values)
 
 
 @dataclass(frozen=True)
@@ -104,12 +92,15 @@ class StreamingDecoder:
 
     def initial_state(self, batch: int) -> DecoderState:
         """Return the state of `batch` rows that have heard and played nothing."""
-        device = self.decoder.vectors.device
+        config, device = self.decoder.config, self.decoder.vectors.device
+        shape = (config.layers, batch, config.kv_heads, 2 * self.capacity, config.dim // config.heads)
         return DecoderState(
-            heard=StreamCache.empty(self.decoder, batch, self.capacity),
-            played=StreamCache.empty(self.decoder, batch, self.capacity),
+            keys=torch.zeros(shape, device=device),
+            values=torch.zeros(shape, device=device),
+            heard=torch.zeros(batch, dtype=torch.int64, device=device),
+            played=torch.zeros(batch, dtype=torch.int64, device=device),
             instrument=torch.zeros(batch, dtype=torch.int64, device=device),
-            last=torch.zeros(batch, self.decoder.config.num_codebooks, dtype=torch.int64, device=device),
+            last=torch.zeros(batch, config.num_codebooks, dtype=torch.int64, device=device),
         )
 
     @torch.no_grad()
@@ -118,12 +109,11 @@ class StreamingDecoder:
         newest = int(count.max()) if len(count) else 0
         if newest == 0:
             return
-        cache = state.heard
-        positions = cache.length.unsqueeze(1) + torch.arange(newest, device=codes.device)
-        cache.grow(int(positions.max()) + 1)
-        self._run(self.decoder.embed_heard(codes[:, :newest]), positions, cache, None)
-        # What lies beyond a row's count was written too; the length hides it until it is overwritten.
-        cache.length += count
+        positions = state.heard.unsqueeze(1) + torch.arange(newest, device=codes.device)
+        state.grow(int(positions.max()) + 1)
+        self._run(self.decoder.embed_heard(codes[:, :newest]), positions, state, HEARD)
+        # What lies beyond a row's count was written too; the count hides it until it is overwritten.
+        state.heard += count
 
     @torch.no_grad()
     def generate(
@@ -131,16 +121,16 @@ class StreamingDecoder:
     ) -> Chunk:
         """Decode the next k frames of every row from what was heard so far."""
         decoder, codebooks = self.decoder, self.decoder.config.num_codebooks
-        state.played.grow(int(state.played.length.max()) + k)
+        state.grow(max(int(state.played.max()) + k, int(state.heard.max())))
         codes, log_probs, first = [], [], None
         for _ in range(k):
-            position = state.played.length.unsqueeze(1)
+            position = state.played.unsqueeze(1)
             fresh = decoder.embed_start(state.instrument)
             going = decoder.embed_played(state.last.unsqueeze(1), state.instrument)
             x = torch.where((position == 0).unsqueeze(2), fresh, going)
-            hidden = decoder.norm(self._run(x, position, state.played, state.heard))[:, 0]
+            hidden = decoder.norm(self._run(x, position, state, PLAYED))[:, 0]
             first = hidden if first is None else first
-            state.played.length += 1
+            state.played += 1
             partial = hidden.new_zeros(len(hidden), decoder.config.latent_dim)
             frame, scores = [], []
             for q in range(codebooks):
@@ -163,33 +153,35 @@ class StreamingDecoder:
         Call it before the next `hear`, so that the recomputed frames see what their chunk saw.
         """
         k = played.shape[1]
-        started = state.played.length >= k
+        started = state.played >= k
         state.last = torch.where(started.unsqueeze(1), played[:, -1], state.last)
         if k > 1:
-            positions = (state.played.length - k + 1).clamp_min(0).unsqueeze(1) + torch.arange(k - 1)
+            positions = (state.played - k + 1).clamp_min(0).unsqueeze(1) + torch.arange(k - 1)
             x = self.decoder.embed_played(played[:, :-1], state.instrument)
-            self._run(x, positions, state.played, state.heard)
+            self._run(x, positions, state, PLAYED)
 
-    def _run(self, x: Tensor, positions: Tensor, cache: StreamCache, other: StreamCache | None) -> Tensor:
-        """Pass new frames `(B, M, C)` at `positions` `(B, M)` through all blocks, writing their keys.
+    def _run(self, x: Tensor, positions: Tensor, state: DecoderState, stream: int) -> Tensor:
+        """Pass new frames `(B, M, C)` of `stream` at `positions` `(B, M)` through all blocks, writing their keys.
 
-        They attend to `cache` up to themselves and to everything of `other`.
+        Input frames attend to input frames up to themselves; output frames to outputs up to themselves and
+        to everything heard.
         """
         cos, sin = rotary_angles(positions, self.decoder.config.dim // self.decoder.config.heads)
         angles = (cos.unsqueeze(1), sin.unsqueeze(1))
-        own = int(positions.max()) + 1
-        mask = torch.arange(own, device=x.device) <= positions.unsqueeze(2)
-        seen = 0
-        if other is not None and (seen := int(other.length.max())):
-            visible = torch.arange(seen, device=x.device) < other.length.view(-1, 1, 1)
-            mask = torch.cat([visible.expand(-1, mask.shape[1], -1), mask], dim=2)
+        length = int(positions.max()) + 1
+        if stream == HEARD:
+            used, mask = slice(HEARD, 2 * length, 2), torch.arange(length, device=x.device) <= positions.unsqueeze(2)
+        else:
+            length = max(length, int(state.heard.max()))
+            causal = torch.arange(length, device=x.device) <= positions.unsqueeze(2)
+            heard = torch.arange(length, device=x.device) < state.heard.view(-1, 1, 1)
+            used = slice(0, 2 * length)
+            mask = torch.stack([heard.expand_as(causal), causal], dim=3).flatten(2)
         mask = mask.unsqueeze(1)
+        slots = 2 * positions + stream
         for layer, block in enumerate(self.decoder.blocks):
             q, key, value = block.project(x, angles)
-            cache.write(layer, key, value, positions)
-            keys, values = cache.keys[layer, :, :, :own], cache.values[layer, :, :, :own]
-            if seen:
-                keys = torch.cat([other.keys[layer, :, :, :seen], keys], dim=2)
-                values = torch.cat([other.values[layer, :, :, :seen], values], dim=2)
+            state.write(layer, key, value, slots)
+            keys, values = state.keys[layer, :, :, used], state.values[layer, :, :, used]
             x = block.finish(x, block.attend(q, keys, values, mask))
         return x

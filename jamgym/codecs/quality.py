@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from jamgym.codec import Codec
 from jamgym.corpus import Corpus
+from jamgym.errors import CorpusError
 
 
 def chroma(audio: NDArray[np.float32], sample_rate: int, size: int = 4096, hop: int = 1024) -> NDArray[np.float64]:
@@ -36,12 +37,15 @@ def codec_quality(codec: Codec, corpus: Corpus, songs: int = 24, seconds: float 
     10th percentile), `chroma_cosine_transposed` (decoded against the original moved by 1 to 11
     semitones, the control), `log_spectral_distance_db`, `used_codes_q`.
     """
-    length = round(seconds * codec.sample_rate) // codec.hop_samples * codec.hop_samples
+    wanted = round(seconds * codec.sample_rate)
     direct, control, distance = [], [], []
     used = [set[int]() for _ in range(codec.num_codebooks)]
     for song_id in islice(corpus.song_ids("validation"), songs):
         song = corpus.load(song_id)
-        stems = [stem for stem in song.stems if len(stem.audio) >= length]
+        stems = song.stems
+        length = min(wanted, len(stems[0].audio)) // codec.hop_samples * codec.hop_samples
+        if length < 4096:  # one window of chroma
+            continue
         audio = np.stack([stem.audio[:length] for stem in stems])
         codes = codec.encode(audio)
         decoded = codec.decode(codes)
@@ -55,6 +59,10 @@ def codec_quality(codec: Codec, corpus: Corpus, songs: int = 24, seconds: float 
             a, b = chroma(before, codec.sample_rate), chroma(after, codec.sample_rate)
             direct.append(cosine(a, b))
             control.append(float(np.mean([cosine(np.roll(a, shift, axis=1), b) for shift in range(1, 12)])))
+    if not direct:
+        raise CorpusError(
+            f"Corpus {corpus.name!r} has no pitched validation stem of at least 4096 samples to judge by."
+        )
     figures = {
         "chroma_cosine": float(np.mean(direct)),
         "chroma_cosine_low": float(np.quantile(direct, 0.1)),

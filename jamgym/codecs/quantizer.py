@@ -1,4 +1,7 @@
-"""Residual vector quantization with EMA codebooks and dead-code restart (van den Oord et al. 2017, Zeghidour et al. 2021)."""
+"""Residual vector quantization with EMA codebooks and dead-code restart.
+
+After van den Oord et al. 2017 and Zeghidour et al. 2021.
+"""
 
 from __future__ import annotations
 

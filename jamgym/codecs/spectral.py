@@ -41,6 +41,8 @@ class _StreamingEncoder:
     def push(self, audio: Audio) -> Codes:
         network = self._codec.network
         tensor = self._codec.check_audio(audio, self._batch)
+        if tensor.shape[1] == 0:
+            return np.zeros((self._batch, 0, self._codec.num_codebooks), np.int16)
         latents, self._state = network.encoder(tensor, self._state)
         return network.quantizer.encode(latents).numpy().astype(np.int16)
 
@@ -56,7 +58,10 @@ class _StreamingDecoder:
     @torch.inference_mode()
     def push(self, codes: Codes) -> Audio:
         network = self._codec.network
-        latents = network.quantizer.decode(self._codec.check_codes(codes, self._batch))
+        tensor = self._codec.check_codes(codes, self._batch)
+        if tensor.shape[1] == 0:
+            return np.zeros((self._batch, 0), np.float32)
+        latents = network.quantizer.decode(tensor)
         audio, self._state = network.decoder(latents, self._state)
         return audio.numpy()
 
@@ -92,18 +97,25 @@ class SpectralCodec:
                 tensors, metadata = load_tensors(path)
         else:
             tensors, metadata = load_tensors(Path(weights))
+        source = weights or "The shipped file"
         if metadata.get("kind") != "codec/spectral":
             raise CheckpointError(
-                f"{weights} holds {metadata.get('kind', 'no kind')!r}, not 'codec/spectral'. "
+                f"{source} holds {metadata.get('kind', 'no kind')!r}, not 'codec/spectral'. "
                 "Give a codec.safetensors written by `jamgym train-codec`."
             )
-        settings = json.loads(metadata["architecture"])
         known = {field.name for field in fields(SpectralConfig)}
-        network = SpectralNetwork(SpectralConfig(**{key: settings[key] for key in settings if key in known}))
-        missing, unexpected = network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
-        missing = [key for key in missing if not key.startswith("quantizer.cluster")]
+        try:
+            settings = json.loads(metadata["architecture"])
+            network = SpectralNetwork(SpectralConfig(**{key: settings[key] for key in settings if key in known}))
+            found = network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{source} does not fit codec 'spectral': {type(error).__name__}: {error}") from error
+        missing = [key for key in found.missing_keys if not key.startswith("quantizer.cluster")]
+        unexpected = list(found.unexpected_keys)
         if missing or unexpected:
-            raise CheckpointError(f"Codec weights do not fit: missing {missing[:3]}, unexpected {list(unexpected)[:3]}.")
+            raise CheckpointError(
+                f"{source} does not fit codec 'spectral': missing {missing[:3]}, unexpected {unexpected[:3]}."
+            )
         self._adopt(network)
 
     @classmethod
@@ -122,7 +134,8 @@ class SpectralCodec:
         self.num_codebooks, self.cardinality = config.num_codebooks, config.cardinality
         digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
         for key, value in sorted(self._weights().items()):
-            digest.update(key.encode() + value.numpy().tobytes())
+            if not key.startswith("decoder."):  # the version is that of the codes, not of their sound
+                digest.update(key.encode() + value.numpy().tobytes())
         self.version = digest.hexdigest()[:12]
         # Long enough for every window and convolution to have seen nothing but silence.
         self.silence_codes: Codes = self.encode(np.zeros((1, 48 * config.hop), np.float32))[0, -1]
@@ -165,9 +178,12 @@ class SpectralCodec:
     def check_codes(self, codes: Codes, batch: int | None = None) -> Tensor:
         """Return `codes` `(N, T, Q)` as an int64 tensor, or raise `AudioError`."""
         array = np.asarray(codes)
+        if array.dtype.kind not in "iu":
+            raise AudioError(f"Codes have dtype {array.dtype}; valid are whole numbers such as int16.")
         if array.ndim != 3 or array.shape[2] != self.num_codebooks or (batch is not None and len(array) != batch):
             raise AudioError(
-                f"Codes have shape {array.shape}; valid is ({'N' if batch is None else batch}, T, {self.num_codebooks})."
+                f"Codes have shape {array.shape}; valid is "
+                f"({'N' if batch is None else batch}, T, {self.num_codebooks})."
             )
         if array.size and (array.min() < 0 or array.max() >= self.cardinality):
             raise AudioError(f"Codes run from {array.min()} to {array.max()}; valid is 0 to {self.cardinality - 1}.")

@@ -74,6 +74,8 @@ RISE = 128
 #: Oscillators per octave, and their lowest and highest frequency in Hz.
 TONES_PER_OCTAVE = 24
 LOWEST_TONE, HIGHEST_TONE = 36.7, 6000.0
+#: Below this many Hz only the oscillators sound: the short windows' bins are wider there than the tones' distances.
+TONES_ONLY_BELOW = 350.0
 
 
 class CausalBlock(nn.Module):
@@ -171,6 +173,7 @@ class OscillatorBank(nn.Module):
     phase p, sin(p + w t) = sin p cos w t + cos p sin w t, so a sub-frame is one matrix product.
     """
 
+    frequencies: Tensor
     basis: Tensor
     cycles: Tensor
     offset: Tensor
@@ -184,6 +187,7 @@ class OscillatorBank(nn.Module):
         angle = 2 * torch.pi * frequency.unsqueeze(1) / sample_rate * time
         rise = (time + 1) / step
         waves = [angle.cos() * (1 - rise), angle.sin() * (1 - rise), angle.cos() * rise, angle.sin() * rise]
+        self.register_buffer("frequencies", frequency, persistent=False)
         self.register_buffer("basis", torch.cat(waves).float(), persistent=False)
         self.register_buffer("cycles", frequency * step / sample_rate, persistent=False)
         # Golden-ratio phases: tones that start together do not add up to a click.
@@ -211,6 +215,7 @@ class SpectralDecoder(nn.Module):
     """
 
     window: Tensor
+    audible: Tensor
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()
@@ -223,11 +228,18 @@ class SpectralDecoder(nn.Module):
         self.head = nn.Linear(config.fine_channels, 3 * self.bins)
         self.bank = OscillatorBank(config.sample_rate, config.sub_hop)
         self.levels = nn.Linear(config.fine_channels, self.bank.tones)
-        nn.init.constant_(self.levels.bias, -6.0)
+        nn.init.constant_(self.levels.bias, -4.5)
+        edge = torch.arange(self.bins) * config.sample_rate / SYNTHESIS_WINDOW / TONES_ONLY_BELOW
+        self.register_buffer("audible", (2.0 * edge - 1.0).clamp(0.0, 1.0), persistent=False)
         self.register_buffer("window", synthesis_window(config.sub_hop), persistent=False)
 
     def forward(self, latents: Tensor, state: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
         """Decode whole frames; returns audio and the streaming state."""
+        audio, _, new_state = self.synthesize(latents, state)
+        return audio, new_state
+
+    def synthesize(self, latents: Tensor, state: list[Tensor] | None = None) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Decode whole frames; returns audio, the levels `(B, 4T, tones)` of the tones and the streaming state."""
         batch, frames, _ = latents.shape
         blocks = self.config.decoder_blocks
         x, coarse_state = self.coarse(self.project(latents), None if state is None else state[:blocks])
@@ -240,12 +252,12 @@ class SpectralDecoder(nn.Module):
         levels = torch.exp(self.levels(x).float().clamp(max=0.0))
         tones = self.bank(levels, before.float(), first)
         noise, tail = self._overlap_add(self.head(x).float(), None if state is None else state[-3])
-        return tones + noise, [*coarse_state, *fine_state, tail, levels[:, -1], first + 4 * frames]
+        return tones + noise, levels, [*coarse_state, *fine_state, tail, levels[:, -1], first + 4 * frames]
 
     def _overlap_add(self, spectra: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """Turn `(B, 4T, 3 * bins)` into audio `(B, S)` and the tail that the next call needs."""
         magnitude, real, imaginary = spectra.split(self.bins, dim=-1)
-        magnitude = torch.exp(magnitude.clamp(max=6.0) - 3.0)
+        magnitude = torch.exp(magnitude.clamp(max=6.0) - 3.0) * self.audible
         norm = torch.rsqrt(real.square() + imaginary.square() + 1e-6)
         spectrum = torch.complex(magnitude * real * norm, magnitude * imaginary * norm)
         pieces = torch.fft.irfft(spectrum, SYNTHESIS_WINDOW) * self.window
@@ -255,6 +267,23 @@ class SpectralDecoder(nn.Module):
         if before is not None:
             summed = torch.cat([summed[:, :tail] + before, summed[:, tail:]], dim=1)
         return summed[:, :-tail], summed[:, -tail:]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What one training pass returns.
+
+    Attributes:
+        audio: `(B, S)`.
+        levels: `(B, 4T, tones)` of the oscillators.
+        commitment: Commitment loss of the quantizer.
+        live: `(Q,)` share of codes in use.
+    """
+
+    audio: Tensor
+    levels: Tensor
+    commitment: Tensor
+    live: Tensor
 
 
 class SpectralNetwork(nn.Module):
@@ -267,9 +296,14 @@ class SpectralNetwork(nn.Module):
         self.quantizer = ResidualVectorQuantizer(config.num_codebooks, config.cardinality, config.latent_dim)
         self.decoder = SpectralDecoder(config)
 
-    def forward(self, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruct `(B, S)`; returns audio, commitment loss and the share of live codes `(Q,)`."""
-        latents, _ = self.encoder(audio)
-        quantized, commitment, live = self.quantizer(latents.float())
-        decoded, _ = self.decoder(quantized)
-        return decoded, commitment, live
+    def forward(self, audio: Tensor, frozen_codes: bool = False) -> Reconstruction:
+        """Reconstruct `(B, S)`; with `frozen_codes` only the decoder gets gradients and codebooks stay."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen_codes):
+            latents, _ = self.encoder(audio)
+            if frozen_codes:
+                quantized = self.quantizer.decode(self.quantizer.encode(latents.float()))
+                commitment, live = latents.new_zeros(()), latents.new_ones(self.config.num_codebooks)
+            else:
+                quantized, commitment, live = self.quantizer(latents.float())
+        decoded, levels, _ = self.decoder.synthesize(quantized)
+        return Reconstruction(decoded, levels, commitment, live)

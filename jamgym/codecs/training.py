@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from jamgym.codecs.spectral_network import SpectralConfig, SpectralNetwork
+from jamgym.codecs.tones import tone_targets
 from jamgym.corpus import Corpus
 from jamgym.errors import ConfigError
 
@@ -31,6 +32,8 @@ class CodecTrainingConfig:
         clip_frames: Frames per clip.
         learning_rate: Peak of a warm-up and cosine schedule.
         commitment: Weight of the commitment loss.
+        tone_weight: Weight of the oscillators' levels against those measured from the audio.
+        frozen_codes: Train the decoder alone: the same codes, sounding better.
         bf16: Compute matrix products in bfloat16.
         checkpoint_minutes: Minutes between checkpoints.
         seed: Seed of weights, clips and gains.
@@ -45,6 +48,8 @@ class CodecTrainingConfig:
     clip_frames: int = 60
     learning_rate: float = 1e-3
     commitment: float = 0.25
+    tone_weight: float = 1.0
+    frozen_codes: bool = False
     bf16: bool = True
     checkpoint_minutes: float = 3.0
     seed: int = 0
@@ -52,7 +57,7 @@ class CodecTrainingConfig:
     architecture: SpectralConfig = field(default_factory=SpectralConfig)
 
 
-RESOLUTIONS = ((2048, 640), (1024, 320), (512, 160), (256, 96))
+RESOLUTIONS = ((4096, 1280), (2048, 640), (1024, 320), (512, 160), (256, 128))
 
 
 class RealFFT(torch.autograd.Function):
@@ -79,6 +84,15 @@ def magnitudes(audio: Tensor, size: int, hop: int) -> Tensor:
     return torch.sqrt(spectrum.square().sum(-1) + 1e-8 * size) / size**0.5
 
 
+def pitch_weights(size: int, sample_rate: int = 16_000) -> Tensor:
+    """Return weights `(bins,)` with mean 1 that count octaves rather than hertz, roughly.
+
+    With equal weights seven eighths of the loss lie above 1 kHz, and the codec loses the pitch of basses.
+    """
+    weight = 1.0 / (torch.fft.rfftfreq(size, 1.0 / sample_rate) + 100.0)
+    return weight / weight.mean()
+
+
 def spectral_loss(decoded: Tensor, audio: Tensor) -> Tensor:
     """Return the mean over resolutions of log-magnitude L1 and spectral convergence (Yamamoto et al. 2020)."""
     total = decoded.new_zeros(())
@@ -86,10 +100,17 @@ def spectral_loss(decoded: Tensor, audio: Tensor) -> Tensor:
         made = magnitudes(decoded, size, hop)
         with torch.no_grad():
             wanted = magnitudes(audio, size, hop)
-        log_error = (torch.log(made + 3e-3) - torch.log(wanted + 3e-3)).abs().mean()
+        log_error = (torch.log(made + 3e-3) - torch.log(wanted + 3e-3)).abs().mean((0, 1)) @ pitch_weights(size)
         distance = (made - wanted).square().sum((1, 2)).sqrt() / (wanted.square().sum((1, 2)).sqrt() + 0.1)
-        total = total + log_error + distance.mean()
+        total = total + log_error / made.shape[2] + distance.mean()
     return total / len(RESOLUTIONS)
+
+
+def tone_loss(levels: Tensor, wanted: Tensor) -> Tensor:
+    """Return the mean L1 of log levels; tones that should sound count ten times as much as silent ones."""
+    error = (torch.log(levels + 1e-3) - torch.log(wanted + 1e-3)).abs()
+    weight = 1.0 + 9.0 * (wanted > 2e-3)
+    return (error * weight).sum() / weight.sum()
 
 
 class ClipPool:
@@ -169,9 +190,10 @@ def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
         optimizer.load_state_dict(state["optimizer"])
         first = int(state["step"])
         torch.set_rng_state(state["torch_rng"])
-        run.truncate(first)
+        run.truncate(first - 1)  # step `first` comes again
     pool = ClipPool(corpus, "train", config.songs, run)
-    samples = config.clip_frames * config.architecture.hop
+    rate_hz, hop = config.architecture.sample_rate, config.architecture.hop
+    samples, frequencies = config.clip_frames * hop, network.decoder.bank.frequencies
     saved = time.monotonic()
 
     def save(step: int) -> None:
@@ -186,6 +208,7 @@ def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
             {"kind": "train-codec"},
         )
 
+    done = first
     network.train()
     with run.progress(config.steps, "train-codec", done=first) as progress:
         for step in range(first, config.steps):
@@ -195,34 +218,37 @@ def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-                decoded, commitment, live = network(audio)
-            reconstruction = spectral_loss(decoded.float(), audio)
-            loss = reconstruction + config.commitment * commitment
+                made = network(audio, config.frozen_codes)
+            reconstruction = spectral_loss(made.audio.float(), audio)
+            tones = tone_loss(made.levels.float(), tone_targets(audio, rate_hz, hop, frequencies))
+            loss = reconstruction + config.tone_weight * tones + config.commitment * made.commitment
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
+            done = step + 1
             progress.advance(1, loss=float(reconstruction.detach()))
             if step % 50 == 0:
                 run.log(
                     step,
                     {
                         "loss/spectral": float(reconstruction.detach()),
-                        "loss/commitment": float(commitment.detach()),
+                        "loss/tones": float(tones.detach()),
+                        "loss/commitment": float(made.commitment.detach()),
                         "optimizer/grad_norm": float(norm),
                         "optimizer/learning_rate": rate,
-                        **{f"codes/live_{q}": float(share) for q, share in enumerate(live)},
+                        **{f"codes/live_{q}": float(share) for q, share in enumerate(made.live)},
                     },
                 )
             if run.stop_requested or time.monotonic() - saved > 60 * config.checkpoint_minutes:
-                save(step + 1)
+                save(done)
                 saved = time.monotonic()
             if run.stop_requested:
                 break
-    save(min(step + 1, config.steps) if config.steps > first else first)
+    save(done)
     network.eval()
     codec = SpectralCodec.from_network(network)
-    metadata = {"config": asdict(config), "steps": config.steps}
+    metadata = {"config": asdict(config), "steps": done}
     codec.save(Path(run.folder) / "codec.safetensors", metadata)
     figures = codec_quality(codec, corpus, songs=24)
     run.write_json("metrics.json", figures)

@@ -51,8 +51,8 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "demo",
         "Fine-tune the shipped decoder with PPO for some minutes and compare it with its start.",
-        "jamgym.demo:DemoConfig",
-        "jamgym.demo:run_demo",
+        "jamgym.commands.demo:DemoConfig",
+        "jamgym.commands.demo:run_demo",
         ("jamgym demo", "jamgym demo --out runs/demo --seed 1"),
     ),
     Command(

@@ -67,9 +67,11 @@ class BandCorpus:
             CorpusError: `song_id` is not an id of this corpus.
         """
         prefix, _, digits = song_id.partition("-")
-        if prefix != "band" or not digits.isdigit() or int(digits) >= self._songs:
+        valid = prefix == "band" and digits.isdecimal() and int(digits) < self._songs
+        if not valid or song_id != f"band-{int(digits):06d}":  # one song, one id
             raise CorpusError(
-                f"Unknown song {song_id!r} in corpus 'band'; ids run from 'band-000000' to 'band-{self._songs - 1:06d}'."
+                f"Unknown song {song_id!r} in corpus 'band'; "
+                f"ids run from 'band-000000' to 'band-{self._songs - 1:06d}'."
             )
         rng = np.random.default_rng([self._seed, int(digits)])
         return compose(rng, self._seconds, self._ranges, self._bank.drum_keys)
@@ -86,8 +88,18 @@ class BandCorpus:
         return song
 
     def load_transposed(self, song_id: str, semitones: Mapping[str, int]) -> Song:
-        """Render `song_id` with the named stems transposed: known wrong notes, for negatives and tests."""
+        """Render `song_id` with the named stems transposed: known wrong notes, for negatives and tests.
+
+        Drums have no pitch and stay as they are.
+
+        Raises:
+            CorpusError: No such song, or no such stem in it.
+        """
         paper = self.composition(song_id)
+        names = [part.name for part in paper.parts]
+        for name in semitones:
+            if name not in names:
+                raise CorpusError(unknown_name_message(f"stem of song {song_id!r}", name, names))
         samples = round(paper.seconds * self.sample_rate)
         classes = self._bank.instruments
         stems = []

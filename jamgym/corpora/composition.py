@@ -205,7 +205,7 @@ def write_melody(rng: Generator, harmony: Harmony, writer: _Writer, low: int, hi
             beat = first + int(start)
             key = int(np.clip(key + 2 * int(contour[section][turn % 16]), centre - 9, centre + 9))
             if start % 1 == 0:
-                tones = harmony.pitch_classes(beat)
+                tones: tuple[int, ...] = harmony.pitch_classes(beat)
             else:
                 tones = tuple((int(harmony.key_root[beat]) + step) % 12 for step in scale)
             key = min((_near(tone, key) for tone in tones), key=lambda k: abs(k - key))
@@ -250,7 +250,9 @@ ROLES = {
 }  # fmt: skip
 
 
-def compose(rng: Generator, seconds: float, bank_ranges: dict[str, tuple[int, int]], drums: dict[str, int]) -> Composition:
+def compose(
+    rng: Generator, seconds: float, bank_ranges: dict[str, tuple[int, int]], drums: dict[str, int]
+) -> Composition:
     """Compose one song of about `seconds` seconds with three to five stems.
 
     Args:
@@ -286,7 +288,7 @@ def compose(rng: Generator, seconds: float, bank_ranges: dict[str, tuple[int, in
         else:
             write_chords(rng, harmony, writer, low, high)
         parts.append(Part(role, instrument, writer.notes(), float(rng.uniform(-27.0, -20.0))))
-    beats = lead_in + np.arange(bars * BEATS_PER_BAR) * beat_seconds
+    beats = lead_in + np.arange(bars * BEATS_PER_BAR, dtype=np.float64) * beat_seconds
     end = lead_in + bars * BEATS_PER_BAR * beat_seconds
     return Composition(tuple(parts), _truth(harmony, beats, end, tempo), end)
 

@@ -25,8 +25,8 @@ KINDS = ("other_time", "transposed", "half_beat", "tempo_or_transposed")
 #: Semitones by which both sides are transposed together in training.
 JOINT_SEMITONES = 3
 MAX_SEMITONES = 6
-#: How often training draws 1 to 6 semitones. Thirds and fourths share the most notes and are learnt last: a tower first finds
-#: chroma's strongest Fourier component, which has a period of four semitones.
+#: How often training draws 1 to 6 semitones. Thirds share the most with what they replace and are learnt last: a
+#: tower first finds chroma's strongest Fourier component, which for triads has a period of four semitones.
 _SEMITONE_SHARES = (0.15, 0.1, 0.2, 0.3, 0.15, 0.1)
 
 Packed = NDArray[np.uint8]

@@ -67,7 +67,7 @@ class CoherenceTrainingConfig:
         bf16: Compute matrix products in bfloat16.
         evaluate_every: Steps between validations in TensorBoard.
         checkpoint_minutes: Minutes between checkpoints.
-        out: Where to write the weights; None: into the run folder.
+        weights_out: Where to write the weights; None: into the run folder.
     """
 
     model: Model = "coherence"
@@ -86,7 +86,7 @@ class CoherenceTrainingConfig:
     bf16: bool = True
     evaluate_every: int = 250
     checkpoint_minutes: float = 3.0
-    out: str | None = None
+    weights_out: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
@@ -312,7 +312,7 @@ def _finish(
     found |= {f"mean/{kind}": mean_figure(values) for kind, values in calibrated.items()}
     for name, figure in found.items():
         figures |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
-    out = Path(config.out) if config.out else run.folder / f"{config.model}.safetensors"
+    out = Path(config.weights_out) if config.weights_out else run.folder / f"{config.model}.safetensors"
     save_weights(out, config.model, network, calibration, {"figures": json.dumps(figures)})
     settings = asdict(config)
     card = {
@@ -331,7 +331,7 @@ def _finish(
         "calibration": asdict(calibration),
         "figures": figures,
         "command": _command(config),
-        "config": {**settings, "out": None},
+        "config": {**settings, "weights_out": None},
     }
     text = json.dumps(card, indent=2) + "\n"
     out.with_suffix(".json").write_text(text, encoding="utf-8")

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from jamgym_agents.baselines import RandomCodesPolicy, RandomStemPolicy, SilencePolicy, TruthPolicy
 
 from jamgym import EpisodeSource
 from jamgym.errors import ActionError, ConfigError, CorpusError
 from jamgym.policy import Policy
 from jamgym.registry import policies
 from jamgym.testing import PolicyConformance, ToyCodec, ToyCorpus
+from jamgym_agents.baselines import RandomCodesPolicy, RandomStemPolicy, SilencePolicy, TruthPolicy
 
 ALL = [SilencePolicy, RandomCodesPolicy, RandomStemPolicy, TruthPolicy]
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
-from jamgym_agents.baselines import SilencePolicy, TruthPolicy
 
 from jamgym import AccompanimentVectorEnv, EpisodeSource
 from jamgym.benchmark.evaluation import EvaluationConfig, compare, evaluate
@@ -12,6 +11,7 @@ from jamgym.commands.parsing import parse
 from jamgym.errors import ConfigError, LookaheadError, UnknownNameError
 from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyCorpus, ToyReward
+from jamgym_agents.baselines import SilencePolicy, TruthPolicy
 
 TOY = "jamgym.testing:"
 CONFIG = EvaluationConfig(

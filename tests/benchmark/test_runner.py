@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from jamgym_agents.baselines import RandomCodesPolicy, SilencePolicy, TruthPolicy
 
 from jamgym import AccompanimentVectorEnv, EpisodeSource
 from jamgym.benchmark.runner import TIMING_MEASURES, decode_played, play, score
 from jamgym.errors import ConfigError, RewardError
 from jamgym.testing import ToyCodec, ToyCorpus, ToyReward
+from jamgym_agents.baselines import RandomCodesPolicy, SilencePolicy, TruthPolicy
 
 LATENCY = {"name": "lognormal", "median_seconds": 0.2, "sigma": 0.5}
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from jamgym_rewards.beat import BeatReward, beat_f_measure, estimate_beats, estimate_tempo, onset_strength
 
 from jamgym.corpus import Truth
 from jamgym.errors import RewardError
 from jamgym.reward import Windows
 from jamgym.testing import RewardConformance
+from jamgym_rewards.beat import BeatReward, beat_f_measure, estimate_beats, estimate_tempo, onset_strength
 
 RATE = 16000
 

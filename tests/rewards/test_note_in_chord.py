@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from jamgym_rewards.chroma import chroma
-from jamgym_rewards.note_in_chord import NoteInChordReward
 
 from jamgym.corpus import Truth
 from jamgym.errors import RewardError
 from jamgym.reward import Windows
 from jamgym.testing import RewardConformance
+from jamgym_rewards.chroma import chroma
+from jamgym_rewards.note_in_chord import NoteInChordReward
 
 RATE = 16000
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: Log-probability in nats that `exact_kl` puts in place of -inf in q.
+EXCLUDED = -20.0
+
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of `values` where `mask` is True; 0 if it is True nowhere."""
@@ -82,16 +85,28 @@ def clipped_policy_loss(
     return masked_mean(loss, mask), figures
 
 
+def value_loss(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean squared error of `values` `(B, C)` over `mask`."""
+    # Masked before the square, so that what lies under a False gets no gradient, not even 0 * NaN.
+    return masked_mean(torch.where(mask, values - returns, torch.zeros_like(values)).square(), mask)
+
+
 def exact_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Return KL(p || q) over the vocabulary: `(..., V)` log-probabilities to `(...)` nats.
 
-    Codes that p excludes (-inf) contribute 0, also where q excludes them too.
+    Codes that p excludes (-inf) contribute 0, also where q excludes them too. A code that only q excludes
+    counts as if q gave it `EXCLUDED` nats: under top-k the two sets differ soon, and an infinite
+    divergence has no gradient to come back by.
     """
-    p = log_p.exp()
-    return torch.where(p > 0, p * (log_p - log_q), torch.zeros_like(p)).sum(-1)
+    kept = log_p > -torch.inf
+    # Replaced before the product, not after: 0 * inf would be NaN in the gradient.
+    finite_p = torch.where(kept, log_p, torch.zeros_like(log_p))
+    finite_q = torch.where(log_q > -torch.inf, log_q, torch.full_like(log_q, EXCLUDED))
+    return torch.where(kept, finite_p.exp() * (finite_p - finite_q), torch.zeros_like(log_p)).sum(-1)
 
 
 def entropy(log_p: Tensor) -> Tensor:
     """Return the entropy in nats of `(..., V)` log-probabilities."""
-    p = log_p.exp()
-    return -torch.where(p > 0, p * log_p, torch.zeros_like(p)).sum(-1)
+    kept = log_p > -torch.inf
+    finite = torch.where(kept, log_p, torch.zeros_like(log_p))
+    return -torch.where(kept, finite.exp() * finite, torch.zeros_like(log_p)).sum(-1)

@@ -26,6 +26,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from jamgym.errors import ConfigError, JamgymError
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.ppo import losses
 from jamgym_agents.ppo.buffer import EpisodeBatch, EpisodeBuffer
@@ -91,6 +92,9 @@ class SequencePPO(PPO):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
+        mode = env.get_attr("settings")[0].observation
+        if mode != "new":
+            raise ConfigError(f"SequencePPO reads observations of mode 'new', not {mode!r}. Set observation='new'.")
         timing = env.get_attr("timing")[0]
         codec = env.get_attr("codec")[0]
         self.k, self.t_f = int(timing.k), int(timing.t_f)
@@ -152,12 +156,15 @@ class SequencePPO(PPO):
         alive = np.ones(env.num_envs, dtype=bool)
         last_values = np.zeros(env.num_envs, dtype=np.float32)
         records: list[Any] = [None] * env.num_envs
+        steps_before = self.num_timesteps
         for _ in range(n_rollout_steps):
             actions, values, log_probs = self.policy.act(observation)
             following, rewards, dones, infos = env.step(actions)
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
             if not callback.on_step():
+                # Dropped, not trained on; schedules go on from where they were.
+                self.num_timesteps = steps_before
                 return False
             rollout_buffer.add_call(values.numpy(), log_probs.numpy(), rewards * self.reward_scale, alive)
             ended = np.flatnonzero(dones & alive)
@@ -258,7 +265,7 @@ class SequencePPO(PPO):
         advantages = losses.chunks_to_tokens(batch.advantages, self.k, frames, codebooks)
         policy_loss, figures = losses.clipped_policy_loss(chosen, batch.log_probs, advantages, mask, clip)
         values = self.policy.critic(hidden[:, :: self.k])
-        value_loss = losses.masked_mean((values - batch.returns).square(), batch.chunk_mask)
+        value_loss = losses.value_loss(values, batch.returns, batch.chunk_mask)
         spread = losses.masked_mean(losses.entropy(log_p), mask)
         loss = policy_loss - self.ent_coef * spread
         with torch.no_grad():
@@ -279,7 +286,14 @@ class SequencePPO(PPO):
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         actor_norm = torch.nn.utils.clip_grad_norm_(self.policy.decoder.parameters(), self.max_grad_norm)
-        torch.nn.utils.clip_grad_norm_(self.policy.critic.parameters(), self.max_grad_norm)
+        critic_norm = torch.nn.utils.clip_grad_norm_(self.policy.critic.parameters(), self.max_grad_norm)
+        if not torch.isfinite(total.detach() + actor_norm + critic_norm):
+            # Before the step: the weights, and so the next checkpoint, stay as they were.
+            raise JamgymError(
+                f"The update of rollout {self.rollouts + 1} is not finite: loss {float(total.detach())}, gradient "
+                f"norms {float(actor_norm)} (actor) and {float(critic_norm)} (critic). The last checkpoint is "
+                "intact; resume it with a lower learning_rate or reward_scale, or with bf16 off."
+            )
         optimizer.step()
         figures |= {
             "policy_loss": policy_loss.detach(),

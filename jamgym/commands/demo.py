@@ -1,0 +1,141 @@
+"""`jamgym demo`: fine-tune the shipped decoder with PPO, compare it with its start, and say what was found."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jamgym.benchmark.evaluation import EvaluationConfig, evaluate
+from jamgym.files import atomic_path
+from jamgym.run import Run
+from jamgym_agents.finetuning import FinetuneConfig, finetune
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Targets of the demo: note-in-chord has no meaning for drums.
+PITCHED = (
+    "bass",
+    "piano",
+    "chromatic_percussion",
+    "organ",
+    "guitar",
+    "strings",
+    "brass",
+    "reed",
+    "pipe",
+    "synth",
+)
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Settings of `jamgym demo`.
+
+    Attributes:
+        finetune: The PPO run, on training songs.
+        evaluation: The comparison, on held-out songs; its policies are the demo's own.
+        seed: Seed of both.
+    """
+
+    finetune: FinetuneConfig = field(
+        default_factory=lambda: FinetuneConfig(instruments=PITCHED, max_songs=256, rollouts=60, max_minutes=5.0)
+    )
+    evaluation: EvaluationConfig = field(
+        default_factory=lambda: EvaluationConfig(instruments=PITCHED, episodes=128, save_audio=3)
+    )
+    seed: int = 0
+
+
+def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:
+    """Fine-tune, evaluate, and write the report; returns the evaluation's figures."""
+    tuning = replace(config.finetune, seed=config.seed)
+    folder = run.folder / "finetune"
+    part = Run.create(
+        folder,
+        command="finetune",
+        config=asdict(tuning),
+        seed=config.seed,
+        resume=(folder / "run.json").exists(),
+        quiet=run.quiet,
+    )
+    with part:
+        learnt = finetune(tuning, part)
+    if part.stop_requested:
+        run.stop_requested = True
+        return learnt
+    before = {"name": "decoder", "label": "mle", "checkpoint": tuning.checkpoint}
+    after = {"name": "decoder", "label": "ppo", "checkpoint": str(folder / "decoder.safetensors")}
+    evaluation = replace(
+        config.evaluation,
+        corpus=tuning.corpus,
+        codec=tuning.codec,
+        policies=("silence", "random_stem", before, after, "truth"),
+        t_f=tuning.t_f,
+        k=tuning.k,
+        frames=tuning.frames,
+        latency=tuning.latency,
+        late_policy=tuning.late_policy,
+        allow_lookahead=tuning.allow_lookahead,
+        seed=config.seed,
+    )
+    figures = evaluate(evaluation, run)
+    text = (run.folder / "report.txt").read_text(encoding="utf-8")
+    differences = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))["paired_differences"]
+    with atomic_path(run.folder / "report.txt") as path:
+        path.write_text(
+            text + "\n" + "\n".join(closing_lines(differences, learnt, run.folder)) + "\n", encoding="utf-8"
+        )
+    return figures
+
+
+def verdict(differences: list[Mapping[str, Any]]) -> str:
+    """Return one sentence on what PPO did, from the paired differences between `ppo` and `mle`."""
+    found = {row["measure"]: row for row in differences if (row["a"], row["b"]) == ("ppo", "mle")}
+    coherence, judge = found.get("coherence"), found.get("judge")
+    if coherence is None or judge is None:
+        return "Coherence or judge was not scored, so nothing is said about PPO."
+    if coherence["low"] > 0:
+        first = "PPO made the decoder more coherent with what it hears"
+    elif coherence["high"] < 0:
+        first = "PPO made the decoder less coherent"
+    else:
+        first = "this short run shows no sure change of coherence"
+    if judge["low"] > 0:
+        second = "the held-out judge agrees"
+    elif judge["high"] < 0:
+        second = "but the held-out judge's score fell: the reward was gamed, not the music improved"
+    else:
+        second = "the held-out judge sees no sure change"
+    return f"Found: {first}, and {second}." if not second.startswith("but") else f"Found: {first}, {second}."
+
+
+def closing_lines(differences: list[Mapping[str, Any]], learnt: Mapping[str, float], folder: Path) -> list[str]:
+    """Return what stands under the table: the finding, the long run, and where to listen and look."""
+    rollouts = int(learnt["rollouts"])
+    lines = [f"{verdict(differences)} ({rollouts} rollouts of PPO on training songs.)"]
+    lines += long_run_lines()
+    board = Path(sys.executable).parent / "tensorboard"
+    command = shlex.quote(os.path.relpath(board)) if board.exists() else "tensorboard"
+    return [
+        *lines,
+        f"Listen: {folder / 'audio'} (heard, played, mix and truth of held-out songs). Look: {folder / 'comparison.png'}",
+        f"TensorBoard: {command} --logdir {shlex.quote(str(folder))}",
+    ]
+
+
+def long_run_lines() -> list[str]:
+    """Return what the long run showed, from the figures that are shipped; empty where there are none."""
+    resource = files("jamgym_agents") / "assets" / "long_run.json"
+    if not resource.is_file():
+        return []
+    return [
+        f"The long run ({line})" if number == 0 else line
+        for number, line in enumerate(json.loads(resource.read_text())["lines"])
+    ]

@@ -1,0 +1,46 @@
+"""Tiny decoders, environments and configurations for the agents' tests."""
+
+from __future__ import annotations
+
+import torch
+
+from jamgym import AccompanimentVectorEnv
+from jamgym.testing import ToyCodec, ToyCorpus, ToyReward
+from jamgym.wrappers.sb3 import JamgymSB3VecEnv
+from jamgym_agents.checkpoint import new_decoder
+from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
+from jamgym_agents.ppo.sequence_ppo import SequencePPO
+
+TINY = DecoderConfig(latent_dim=8, dim=32, layers=2, heads=2, kv_heads=1, depth_dim=32, dropout=0.1)
+
+
+def tiny_decoder(seed: int = 0, sharpness: float = 4.0) -> AccompanimentDecoder:
+    """Return an untrained decoder whose heads and attention are loud enough that everything matters."""
+    torch.manual_seed(seed)
+    decoder = new_decoder(TINY, ToyCodec()).eval()
+    with torch.no_grad():
+        for block in decoder.blocks:
+            block.qkv.weight *= 3.0
+        for head in decoder.depth.head:
+            head.weight *= sharpness
+    return decoder
+
+
+def vec_env(envs: int = 4, reward=None, seconds: float = 3.0, **settings) -> AccompanimentVectorEnv:
+    settings = {"t_f": -5, "k": 5, "frames": 22, **settings}
+    return AccompanimentVectorEnv(
+        envs,
+        corpus=ToyCorpus(songs=3, seconds=seconds),
+        codec=ToyCodec(),
+        reward=ToyReward() if reward is None else reward,
+        **settings,
+    )
+
+
+def make_ppo(env: AccompanimentVectorEnv, decoder: AccompanimentDecoder | None = None, **settings) -> SequencePPO:
+    settings = {"critic_warm_up": 0, "episodes_per_batch": 2, "seed": 0, "learning_rate": 1e-3, **settings}
+    return SequencePPO(JamgymSB3VecEnv(env), tiny_decoder() if decoder is None else decoder, **settings)
+
+
+def learn(model: SequencePPO, rollouts: int = 1) -> SequencePPO:
+    return model.learn(rollouts * model.n_steps * model.n_envs, log_interval=None)

@@ -1,0 +1,197 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from jamgym.checkpoint import load_state, load_tensors
+from jamgym.config import config_from_mapping
+from jamgym.errors import CheckpointError, ConfigError, JamgymError, RewardError
+from jamgym.run import Run
+from jamgym.testing import ToyCodec, ToyReward
+from jamgym_agents.checkpoint import load_decoder, save_decoder
+from jamgym_agents.finetuning import FinetuneConfig, finetune
+
+from .helpers import tiny_decoder
+
+
+class FailsLater(ToyReward):
+    """Gives NaN after so many calls."""
+
+    calls = 0
+
+    def score(self, windows):
+        FailsLater.calls += 1
+        scores = super().score(windows)
+        return scores * np.nan if FailsLater.calls > 8 else scores
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("start") / "start.safetensors"
+    save_decoder(path, tiny_decoder(), ToyCodec().version, {})
+    return FinetuneConfig(
+        corpus={"name": "jamgym.toys:ToyCorpus", "songs": 3, "seconds": 3.0},
+        codec="jamgym.toys:ToyCodec",
+        reward="jamgym.toys:ToyReward",
+        checkpoint=str(path),
+        latency={"name": "lognormal", "median_seconds": 0.15, "sigma": 0.5},
+        t_f=-5,
+        k=5,
+        frames=22,
+        rollouts=5,
+        envs=4,
+        episodes_per_batch=2,
+        critic_warm_up=1,
+        save_every=2,
+        audio_every=2,
+        kl_target=0.01,
+        learning_rate=1e-3,
+        bf16=False,
+    )
+
+
+def train(config, folder, resume=False, before=None):
+    with Run.create(folder, command="finetune", config={}, seed=0, resume=resume, quiet=True) as run:
+        if before is not None:
+            before(run)
+        return finetune(config, run)
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, train(config, folder)
+
+
+def assert_same_run(one, two):
+    assert (one / "metrics.jsonl").read_text() == (two / "metrics.jsonl").read_text()
+    assert json.loads((one / "metrics.json").read_text()) == json.loads((two / "metrics.json").read_text())
+    states = [load_state(folder / "checkpoint.safetensors") for folder in (one, two)]
+    for part in ("decoder", "critic", "reference"):
+        for key, value in states[0][part].items():
+            assert torch.equal(value, states[1][part][key]), (part, key)
+    assert states[0]["kl_scale"] == states[1]["kl_scale"] and states[0]["num_timesteps"] == states[1]["num_timesteps"]
+    weights = [load_tensors(folder / "decoder.safetensors")[0] for folder in (one, two)]
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+
+
+def test_figures_and_files(config, whole):
+    folder, figures = whole
+    assert figures["rollouts"] == 5 and 0 < figures["score_first"] < 1
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert np.mean([line["rollout/score"] for line in lines]) == pytest.approx(figures["score_first"])
+    assert all(0 < line["rollout/late_share"] < 1 for line in lines)
+    assert lines[0]["train/actor_grad_norm"] == 0 and lines[-1]["train/actor_grad_norm"] > 0
+    start, end = load_decoder(config.checkpoint, ToyCodec()), load_decoder(folder / "decoder.safetensors", ToyCodec())
+    assert not torch.equal(start.depth.head[0].weight, end.depth.head[0].weight)
+
+
+def stop_after(steps):
+    """Press Ctrl-C, so to say, after `steps` calls of the environment."""
+
+    def arm(run):
+        class Stopping(type(run)):
+            asked = 0
+
+            @property
+            def stop_requested(self):
+                self.asked += 1
+                return self.asked > steps
+
+            @stop_requested.setter
+            def stop_requested(self, value):
+                pass
+
+        run.__class__ = Stopping
+
+    return arm
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(config, whole, tmp_path):
+    figures = train(config, tmp_path / "run", before=stop_after(18))  # in the middle of the fourth rollout
+    assert figures["rollouts"] == 3 and (tmp_path / "run/decoder.safetensors").exists()
+    train(config, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", whole[0])
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from jamgym.config import config_from_mapping
+from jamgym.run import Run
+from jamgym_agents.finetuning import FinetuneConfig, finetune
+from jamgym_agents.ppo.sequence_ppo import SequencePPO
+import json
+train = SequencePPO.train
+def killed(self):
+    train(self)
+    if self.rollouts == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+SequencePPO.train = killed
+config = config_from_mapping(FinetuneConfig, json.loads(sys.argv[2]))
+with Run.create(Path(sys.argv[1]), command="finetune", config={}, seed=0, quiet=True) as run:
+    finetune(config, run)
+"""
+
+
+def test_a_killed_run_goes_on_bit_for_bit(config, whole, tmp_path):
+    from dataclasses import asdict
+
+    settings = json.dumps(asdict(config))
+    done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "run"), settings], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert load_state(tmp_path / "run/checkpoint.safetensors")["rollouts"] == 2
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 3
+    train(config, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", whole[0])
+
+
+def test_a_reward_that_fails_leaves_the_checkpoint(config, tmp_path):
+    FailsLater.calls = 0
+    broken = replace(config, reward=f"{__name__}:FailsLater", save_every=1)
+    with pytest.raises(RewardError, match="nan"):
+        train(broken, tmp_path / "run")
+    state = load_state(tmp_path / "run/checkpoint.safetensors")
+    assert state["rollouts"] >= 1 and all(torch.isfinite(value).all() for value in state["decoder"].values())
+    train(config, tmp_path / "run", resume=True)
+
+
+def test_weights_that_explode_leave_the_checkpoint(config, tmp_path):
+    with pytest.raises(JamgymError, match="not finite"):
+        train(replace(config, learning_rate=1e30, save_every=1, warm_up=1), tmp_path / "run")
+    state = load_state(tmp_path / "run/checkpoint.safetensors")
+    assert all(torch.isfinite(value).all() for value in state["decoder"].values())
+
+
+def test_time_limit_stops_with_a_checkpoint(config, tmp_path):
+    started = time.monotonic()
+    figures = train(replace(config, rollouts=10_000, max_minutes=0.01), tmp_path / "run")
+    assert time.monotonic() - started < 60 and figures["rollouts"] < 10_000
+    assert load_state(tmp_path / "run/checkpoint.safetensors")["rollouts"] == figures["rollouts"]
+
+
+def test_unknown_keys_and_impossible_values():
+    with pytest.raises(ConfigError, match="learning_rate"):
+        config_from_mapping(FinetuneConfig, {"learning_rat": 1.0})
+    with pytest.raises(ConfigError, match="temperature"):
+        config_from_mapping(FinetuneConfig, {"sampling": {"temprature": 1.0}})
+    with pytest.raises(ConfigError, match="nothing to learn"):
+        config_from_mapping(FinetuneConfig, {"sampling": {"temperature": 0.0}})
+    with pytest.raises(ConfigError, match="evaluation only"):
+        FinetuneConfig(reward={"name": "judge"})
+    with pytest.raises(ConfigError, match="rollouts"):
+        FinetuneConfig(rollouts=0)
+
+
+def test_another_codec_is_refused(config, tmp_path):
+    with pytest.raises(CheckpointError, match="codebooks"):
+        train(replace(config, codec={"name": "jamgym.toys:ToyCodec", "cardinality": 8}), tmp_path / "run")

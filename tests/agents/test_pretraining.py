@@ -1,0 +1,118 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from jamgym.checkpoint import load_state
+from jamgym.errors import ConfigError, JamgymError
+from jamgym.run import Run
+from jamgym.testing import ToyCodec, ToyCorpus
+from jamgym_agents import pretraining
+from jamgym_agents.pretraining import PretrainConfig, hidden_spans, input_use, learning_rate, pretrain
+from jamgym_agents.token_data import load_tokens
+
+from .helpers import TINY, tiny_decoder
+
+CONFIG = PretrainConfig(
+    corpus={"name": "jamgym.toys:ToyCorpus", "songs": 3, "seconds": 2.0},
+    codec="jamgym.toys:ToyCodec",
+    validation_songs=2,
+    frames=30,
+    steps=30,
+    batch=4,
+    learning_rate=3e-3,
+    warm_up=3,
+    t_f_low=-10,
+    t_f_high=10,
+    bf16=False,
+    validate_every=10,
+    checkpoint_minutes=0.0,
+    architecture=TINY,
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("JAMGYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def train(folder, resume=False, fail_at=None, monkeypatch=None):
+    original = pretraining.draw_conditions
+    calls = []
+
+    def failing(*args):
+        calls.append(1)
+        if fail_at is not None and len(calls) > fail_at:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    with (
+        monkeypatch.context() as patch,
+        Run.create(folder, command="pretrain", config={}, seed=0, resume=resume, quiet=True) as run,
+    ):
+        patch.setattr(pretraining, "draw_conditions", failing)
+        return pretrain(CONFIG, run)
+
+
+def test_resume_is_bit_exact_and_training_learns(tmp_path, monkeypatch):
+    figures = train(tmp_path / "whole", monkeypatch=monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", fail_at=26, monkeypatch=monkeypatch)
+    assert load_state(tmp_path / "cut/checkpoint.safetensors")["step"] == 26
+    again = train(tmp_path / "cut", resume=True, monkeypatch=monkeypatch)
+    assert figures == again
+    texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
+    assert texts[0] == texts[1]
+    states = [load_state(tmp_path / name / "checkpoint.safetensors")["decoder"] for name in ("whole", "cut")]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    lines = [json.loads(line) for line in texts[0].splitlines()]
+    losses = [line["loss/codebook_0"] for line in lines if "loss/codebook_0" in line]
+    assert losses[-1] < losses[0] - 0.3
+    assert {"validation/input_gain_tf-25", "validation/root_accuracy_tf25"} <= set(figures)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "token_loss", lambda logits, codes: logits[..., 0] * float("nan"))
+    with pytest.raises(JamgymError, match="norm nan"):
+        train(tmp_path / "run", monkeypatch=monkeypatch)
+    assert not (tmp_path / "run/decoder.safetensors").exists()
+
+
+def test_another_song_is_never_the_own_one(tmp_path, monkeypatch):
+    tokens = load_tokens(ToyCorpus(songs=3, seconds=2.0), ToyCodec(), "train", folder=tmp_path)
+    batch = tokens.batch(np.random.default_rng(0), 12, 20)
+    for row in range(12):
+        assert batch.song[pretraining._other_song(batch.song, row)] != batch.song[row]
+    heard = []
+    decoder = tiny_decoder()
+    original = decoder.trunk
+    monkeypatch.setattr(decoder, "trunk", lambda *args: heard.append(args[0]) or original(*args))
+    use = input_use(decoder, batch, 5, 5, rows=5)
+    assert use["true"].shape == use["other"].shape == use["root"].shape == (12,)
+    assert torch.equal(torch.cat(heard[0::2]), batch.heard)
+    others = torch.cat(heard[1::2])
+    for row in range(12):
+        owners = {int(batch.song[i]) for i in range(12) if torch.equal(batch.heard[i], others[row])}
+        assert owners and int(batch.song[row]) not in owners
+    with pytest.raises(ConfigError, match="two validation songs"):
+        pretraining._other_song(np.zeros(4, dtype=int), 0)
+
+
+def test_hidden_spans_follow_their_share():
+    mask = hidden_spans(np.random.default_rng(0), 400, 100, 0.5)
+    share = mask.any(1).float().mean()
+    assert 0.4 < share < 0.6 and not hidden_spans(np.random.default_rng(0), 50, 100, 0.0).any()
+
+
+def test_learning_rate_by_hand():
+    config = PretrainConfig(steps=100, warm_up=10, learning_rate=1.0)
+    assert learning_rate(0, config) == pytest.approx(0.1) and learning_rate(100, config) == pytest.approx(0.02)
+    assert learning_rate(50, config) == pytest.approx(0.51)
+
+
+def test_impossible_values():
+    with pytest.raises(ConfigError, match="t_f_low"):
+        PretrainConfig(t_f_low=3, t_f_high=2)
+    with pytest.raises(ConfigError, match="k_choices"):
+        PretrainConfig(k_choices=(0,))

@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from jamgym.errors import ConfigError
+from jamgym_agents.sampling import Sampling, draw, transform
+
+LOGITS = torch.tensor([[3.0, 2.0, 1.0, 0.0], [0.0, 0.0, 5.0, 4.0]])
+
+
+def test_temperature_by_hand():
+    assert torch.allclose(transform(LOGITS, Sampling(temperature=2.0)).exp(), (LOGITS / 2).softmax(-1))
+
+
+def test_temperature_zero_takes_the_likeliest():
+    log_p = transform(LOGITS, Sampling(temperature=0.0))
+    assert log_p.exp().tolist() == [[1, 0, 0, 0], [0, 0, 1, 0]]
+    assert draw(log_p, torch.Generator().manual_seed(3)).tolist() == [0, 2]
+
+
+def test_top_k_and_top_p_keep_the_right_codes():
+    assert (transform(LOGITS, Sampling(top_k=2)) > -torch.inf).tolist() == [[True, True, False, False]] + [
+        [False, False, True, True]
+    ]
+    probabilities = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
+    for top_p, kept in ((0.5, 1), (0.51, 2), (0.8, 2), (0.81, 3), (1.0, 4)):
+        log_p = transform(probabilities.log().double(), Sampling(top_p=top_p))
+        assert int((log_p > -torch.inf).sum()) == kept, top_p
+        assert log_p.exp().sum() == pytest.approx(1.0, abs=1e-6)
+        assert torch.allclose(log_p.exp()[0, :kept], probabilities[0, :kept] / probabilities[0, :kept].sum())
+
+
+def test_draws_follow_the_distribution():
+    log_p = transform(LOGITS[:1], Sampling(temperature=1.5, top_k=3)).expand(20_000, -1)
+    counts = torch.bincount(draw(log_p, torch.Generator().manual_seed(0)), minlength=4) / 20_000
+    assert torch.allclose(counts, log_p[0].exp(), atol=0.015) and counts[3] == 0
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}])
+def test_values_without_meaning(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Sampling(**wrong)

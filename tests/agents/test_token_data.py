@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+
+from jamgym.errors import CorpusError
+from jamgym.testing import ToyCodec, ToyCorpus
+from jamgym_agents.token_data import NO_CHORD, encode_song, frame_chroma, load_tokens
+
+
+class Counting(ToyCorpus):
+    loads = 0
+
+    def load(self, song_id):
+        self.loads += 1
+        return super().load(song_id)
+
+
+def corpus():
+    return Counting(songs=2, seconds=2.0)
+
+
+def test_cache_is_used_again_and_keyed_by_versions(tmp_path):
+    first, again = corpus(), corpus()
+    one, two = (load_tokens(c, ToyCodec(), "train", folder=tmp_path) for c in (first, again))
+    assert first.loads == 2 and again.loads == 0
+    assert all(np.array_equal(getattr(one, name), getattr(two, name)) for name in vars(one))
+    for what in ("corpus", "codec", "songs"):
+        other, codec = corpus(), ToyCodec()
+        if what == "corpus":
+            other.version = "2"
+        elif what == "codec":
+            codec.version = "2"
+        load_tokens(other, codec, "train", songs=1 if what == "songs" else None, folder=tmp_path)
+        assert other.loads > 0, what
+
+
+def test_pairs_hold_the_right_codes():
+    song, codec = corpus().load("train-0000"), ToyCodec()
+    for pair, stem in zip(encode_song(song, codec), song.stems, strict=True):
+        mix = np.sum([s.audio for s in song.stems], axis=0) - stem.audio
+        assert np.array_equal(pair["target"], codec.encode(stem.audio[None])[0])
+        assert (pair["heard"] == codec.encode(mix[None])[0]).mean() > 0.95
+        assert pair["root"].min() >= 0 and pair["root"].max() < NO_CHORD
+
+
+def test_batches_are_crops_of_one_pair(tmp_path):
+    tokens = load_tokens(corpus(), ToyCodec(), "train", folder=tmp_path)
+    batch = tokens.batch(np.random.default_rng(0), 16, 20)
+    assert batch.heard.shape == (16, 20, 2) and batch.chroma.max() <= 1.0 and batch.heard.dtype == torch.int64
+    for row in range(16):
+        found = False
+        for pair in range(len(tokens)):
+            part = tokens.target[tokens.offsets[pair] : tokens.offsets[pair + 1]]
+            for start in range(len(part) - 19):
+                if np.array_equal(part[start : start + 20], batch.target[row]):
+                    found |= tokens.song[pair] == batch.song[row] and tokens.instrument[pair] == batch.instrument[row]
+        assert found
+    with pytest.raises(CorpusError, match="shorter"):
+        tokens.batch(np.random.default_rng(0), 1, 1000)
+
+
+def test_chroma_of_a_tone_and_of_silence():
+    time = np.arange(16_000) / 16_000
+    chroma = frame_chroma(np.sin(2 * np.pi * 440 * time).astype(np.float32), 16_000, 640)
+    assert chroma.shape == (25, 12) and (chroma[5:20].argmax(1) == 9).all() and (chroma[5:20, 9] > 200).all()
+    assert (frame_chroma(np.zeros(16_000, dtype=np.float32), 16_000, 640) == 0).all()

@@ -1,0 +1,90 @@
+"""What jamgym promises of the weights that it ships."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from jamgym.codecs.spectral import SpectralCodec
+from jamgym.corpora.band import BandCorpus
+from jamgym.episode import EpisodeSource
+from jamgym.vector_env import AccompanimentVectorEnv
+from jamgym_agents.checkpoint import load_decoder
+from jamgym_agents.decoder_policy import DecoderPolicy
+from jamgym_agents.pretraining import input_use
+from jamgym_agents.token_data import load_tokens
+
+FRAMES = 62  # not a multiple of any k > 1 below, so the last chunk is cut
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return SpectralCodec()
+
+
+@pytest.fixture(scope="module")
+def decoder(codec):
+    return load_decoder(None, codec)
+
+
+@pytest.fixture(scope="module")
+def episode(codec):
+    source = EpisodeSource(BandCorpus(songs=20), codec, "test", frames=FRAMES)
+    return source, source.fixed(1, seed=3)[0]
+
+
+def _play(source, episode, decoder, codec, t_f, k):
+    """Return the observations and actions of one episode."""
+    env = AccompanimentVectorEnv(
+        1, source=source, autoreset_mode="Disabled", reward=None, t_f=t_f, k=k, allow_lookahead=True
+    )
+    policy = DecoderPolicy(codec, k, decoder=decoder, seed=5)
+    observation, _ = env.reset(seed=0, options={"episodes": [episode]})
+    policy.reset(np.ones(1, dtype=bool), [episode])
+    seen, done = [], False
+    while not done:
+        action = policy.act(observation)
+        seen.append(({key: value.copy() for key, value in observation.items()}, action))
+        observation, _, terminated, truncated, _ = env.step(action)
+        done = bool(terminated[0] or truncated[0])
+    return seen
+
+
+@pytest.mark.parametrize("k", [1, 5, 25])
+@pytest.mark.parametrize("t_f", [-25, 0, 25])
+def test_the_future_changes_neither_observations_nor_tokens(codec, decoder, episode, t_f, k):
+    source, original = episode
+    reference = _play(source, original, decoder, codec, t_f, k)
+    calls = len(reference)
+    rng = np.random.default_rng([t_f + 100, k])
+    changed_later = False
+    for call in sorted({1, calls // 2, calls - 1}):
+        visible = int(np.clip(call * k + t_f, 0, FRAMES))
+        codes = original.input_codes.copy()
+        codes[visible:] = rng.integers(0, codec.cardinality, size=codes[visible:].shape)
+        heard = original.heard.copy()
+        heard[visible * codec.hop_samples :] = 0.1
+        mutated = dataclasses.replace(original, input_codes=codes, heard=heard)
+        other = _play(source, mutated, decoder, codec, t_f, k)
+        for (observation, action), (observation_2, action_2) in zip(
+            reference[: call + 1], other[: call + 1], strict=True
+        ):
+            for key, value in observation.items():
+                np.testing.assert_array_equal(value, observation_2[key], err_msg=key)
+            np.testing.assert_array_equal(action, action_2)
+        changed_later |= any((a[1] != b[1]).any() for a, b in zip(reference, other, strict=True))
+    # If nothing at all changed, the decoder would be deaf and the test could not fail.
+    assert changed_later or (t_f == -25 and k == 25)
+
+
+@pytest.mark.slow
+def test_the_decoder_uses_its_input(codec, decoder, tmp_path):
+    tokens = load_tokens(BandCorpus(songs=600), codec, "validation", folder=tmp_path)
+    batch = tokens.batch(np.random.default_rng(0), 96, 300)
+    use = {t_f: input_use(decoder, batch, t_f, 5) for t_f in (-25, 25)}
+    gain = use[25]["other"] - use[25]["true"]
+    half_width = 1.96 * gain.std(ddof=1) / math.sqrt(len(gain))
+    assert gain.mean() > half_width, "the loss with the true input is not lower than with another song's"
+    nearer = use[-25]["true"] - use[25]["true"]
+    assert nearer.mean() > 1.96 * nearer.std(ddof=1) / math.sqrt(len(nearer)), "seeing the future does not help"
