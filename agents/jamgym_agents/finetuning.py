@@ -115,8 +115,8 @@ class FinetuneConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.sampling.temperature == 0:
             raise ConfigError("sampling.temperature is 0, which leaves nothing to learn from; give a value above 0.")
-        name = self.reward if isinstance(self.reward, str) else self.reward.get("name")
-        if name == "judge":
+        reward = self.reward if isinstance(self.reward, str) else self.reward.get("name")
+        if reward == "judge":
             raise ConfigError("The judge is for evaluation only. Train on another reward, for example 'coherence'.")
 
 
@@ -276,7 +276,7 @@ def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
         model.set_logger(Logger(None, [_RunWriter(run, model)]))
         left = (config.rollouts - model.rollouts) * model.n_steps * config.envs
         if left > 0:
-            model.learn(left, callback=callback, log_interval=None, reset_num_timesteps=False)
+            model.learn(left, callback=callback, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
     save()
     save_decoder(
         run.folder / "decoder.safetensors",

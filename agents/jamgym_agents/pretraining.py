@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from jamgym.corpus import Split
 from jamgym.errors import ConfigError, JamgymError
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig, DecoderOutput
 from jamgym_agents.token_data import TokenBatch, TokenSet, load_tokens
@@ -209,7 +210,8 @@ def pretrain(config: PretrainConfig, run: Run) -> dict[str, float]:
     else:
         decoder = load_decoder(config.init_from, codec)
     data: dict[str, TokenSet] = {}
-    for split, songs in (("train", config.songs), ("validation", config.validation_songs)):
+    sizes: dict[Split, int | None] = {"train": config.songs, "validation": config.validation_songs}
+    for split, songs in sizes.items():
         total = len(list(corpus.song_ids(split))[:songs])
         with run.progress(total, f"encoding {split} songs") as progress:
             data[split] = load_tokens(corpus, codec, split, songs, advance=lambda: progress.advance(1))

@@ -104,7 +104,7 @@ def encode_song(song: Song, codec: Codec, min_active: float = 0.5) -> list[dict[
         return []
     hop = codec.hop_samples
     samples = len(song.stems[0].audio) // hop * hop
-    mix = np.sum([stem.audio for stem in song.stems], axis=0, dtype=np.float32)
+    mix = np.asarray(np.sum([stem.audio for stem in song.stems], axis=0, dtype=np.float32))
     audio = [mix[:samples] - stem.audio[:samples] for stem in targets] + [stem.audio[:samples] for stem in targets]
     codes = codec.encode(np.stack(audio))
     frames = codes.shape[1]

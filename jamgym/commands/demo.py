@@ -81,7 +81,7 @@ def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:
         k=tuning.k,
         frames=tuning.frames,
         latency=tuning.latency,
-        late_policy=tuning.late_policy,
+        late_policy="repeat" if tuning.late_policy == "repeat" else "silence",
         allow_lookahead=tuning.allow_lookahead,
         seed=config.seed,
     )
@@ -125,17 +125,13 @@ def closing_lines(differences: list[Mapping[str, Any]], learnt: Mapping[str, flo
     command = shlex.quote(os.path.relpath(board)) if board.exists() else "tensorboard"
     return [
         *lines,
-        f"Listen: {folder / 'audio'} (heard, played, mix and truth of held-out songs). Look: {folder / 'comparison.png'}",
+        f"Listen: {folder / 'audio'} (heard, played, mix and truth of held-out songs).",
+        f"Look: {folder / 'comparison.png'}",
         f"TensorBoard: {command} --logdir {shlex.quote(str(folder))}",
     ]
 
 
 def long_run_lines() -> list[str]:
-    """Return what the long run showed, from the figures that are shipped; empty where there are none."""
+    """Return what a longer run showed, from the figures shipped with the agents; empty where there are none."""
     resource = files("jamgym_agents") / "assets" / "long_run.json"
-    if not resource.is_file():
-        return []
-    return [
-        f"The long run ({line})" if number == 0 else line
-        for number, line in enumerate(json.loads(resource.read_text())["lines"])
-    ]
+    return list(json.loads(resource.read_text(encoding="utf-8"))["lines"]) if resource.is_file() else []

@@ -170,7 +170,7 @@ class SequencePPO(PPO):
             ended = np.flatnonzero(dones & alive)
             if len(ended):
                 self._update_info_buffer([infos[row] for row in ended], dones[ended])
-                last_values[ended] = self._terminal_values(following, infos, ended)
+                last_values[ended] = self._terminal_values(dict(following), infos, ended)  # type: ignore[arg-type]
                 for row in ended.tolist():
                     records[row] = env.env_method("final_record", indices=[row])[0]
                 alive[ended] = False
@@ -217,7 +217,7 @@ class SequencePPO(PPO):
         rate = self.lr_schedule(self._current_progress_remaining)
         optimizer.param_groups[0]["lr"] = rate
         actor_learns = self.rollouts >= self.critic_warm_up
-        clip = self.clip_range(self._current_progress_remaining)
+        clip = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
         figures: dict[str, list[float]] = {}
         if self.bf16 and buffer.batch is not None:
             buffer.batch = self._recompute_log_probs(buffer.batch)
