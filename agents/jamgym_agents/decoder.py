@@ -56,7 +56,7 @@ class DecoderOutput:
     """What one teacher-forced pass returns.
 
     Attributes:
-        logits: `(B, T, Q, V)`.
+        logits: `(B, T, Q, V)`, or those of the frames that were asked for.
         hidden: `(B, T, C)` of the output stream; frame n's depends on outputs < n only.
         root: `(B, T, 13)` logits of the chord root under each output frame (auxiliary).
         chroma: `(B, T, 12)` logits of the target's chroma (auxiliary).
@@ -181,6 +181,7 @@ class AccompanimentDecoder(nn.Module):
         t_f: Tensor,
         k: Tensor,
         history_hidden: Tensor | None = None,
+        logit_frames: Tensor | None = None,
     ) -> DecoderOutput:
         """Predict every frame of `output_codes` in one pass.
 
@@ -191,10 +192,12 @@ class AccompanimentDecoder(nn.Module):
             t_f: `(B,)` future visibility in frames.
             k: `(B,)` chunk sizes.
             history_hidden: `(B, T - 1)` mask of played frames that the network may not see (history dropout).
+            logit_frames: Indices of the frames whose codes are predicted; None predicts all.
         """
         heard, hidden = self.trunk(input_codes, output_codes, instrument, t_f, k, history_hidden)
+        wanted = slice(None) if logit_frames is None else logit_frames
         return DecoderOutput(
-            logits=self.depth_logits(hidden, output_codes),
+            logits=self.depth_logits(hidden[:, wanted], output_codes[:, wanted]),
             hidden=hidden,
             root=self.root_head(hidden),
             chroma=self.chroma_head(hidden),

@@ -45,6 +45,8 @@ class PretrainConfig:
         t_f_high: Greatest future visibility drawn.
         k_choices: Chunk sizes drawn.
         history_dropout: Share of sequences in which spans of the own past are hidden.
+        loss_share: Share of frames, drawn anew each step, whose codes are predicted; the vocabulary is
+            half of the cost, and neighbouring frames teach much the same.
         root_weight: Weight of the auxiliary chord-root losses.
         chroma_weight: Weight of the auxiliary target-chroma loss.
         bf16: Compute matrix products in bfloat16.
@@ -69,6 +71,7 @@ class PretrainConfig:
     t_f_high: int = 50
     k_choices: tuple[int, ...] = (1, 2, 5, 12, 25)
     history_dropout: float = 0.5
+    loss_share: float = 0.5
     root_weight: float = 0.3
     chroma_weight: float = 0.3
     bf16: bool = True
@@ -244,12 +247,14 @@ def pretrain(config: PretrainConfig, run: Run) -> dict[str, float]:
             batch = data["train"].batch(rng, config.batch, config.frames)
             t_f, k = draw_conditions(rng, config.batch, config)
             hidden = hidden_spans(rng, config.batch, config.frames - 1, config.history_dropout)
+            count = max(1, round(config.loss_share * config.frames))
+            scored = torch.from_numpy(np.sort(rng.permutation(config.frames)[:count]))
             rate = learning_rate(step, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-                output = decoder(batch.heard, batch.target, batch.instrument, t_f, k, hidden)
-            tokens = token_loss(output.logits, batch.target).mean((0, 1))
+                output = decoder(batch.heard, batch.target, batch.instrument, t_f, k, hidden, scored)
+            tokens = token_loss(output.logits, batch.target[:, scored]).mean((0, 1))
             extra = auxiliary_losses(output, batch)
             loss = (
                 tokens.mean()

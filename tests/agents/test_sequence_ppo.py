@@ -7,8 +7,10 @@ from stable_baselines3.common.logger import Logger
 
 from jamgym.errors import ConfigError, JamgymError
 from jamgym.playback import ON_TIME
+from jamgym.wrappers.sb3 import JamgymSB3VecEnv
 from jamgym_agents.ppo import losses
 from jamgym_agents.ppo import sequence_ppo as module
+from jamgym_agents.ppo.sequence_ppo import SequencePPO
 from jamgym_agents.sampling import Sampling
 
 from .helpers import learn, make_ppo, tiny_decoder, vec_env
@@ -237,3 +239,17 @@ def test_a_bandit_is_solved():
     )
     learn(model, 30)
     assert np.mean(scores[:3]) < 0.25 and np.mean(scores[-3:]) > np.mean(scores[:3]) + 0.3, scores
+
+
+def test_save_and_load_of_stable_baselines3_keep_working(tmp_path):
+    env = vec_env()
+    model = learn(make_ppo(env, seed=0))
+    model.save(tmp_path / "model.zip")
+    loaded = SequencePPO.load(tmp_path / "model.zip", env=JamgymSB3VecEnv(env))
+    for (name, before), after in zip(
+        model.policy.state_dict().items(), loaded.policy.state_dict().values(), strict=True
+    ):
+        assert torch.equal(before, after), name
+    assert (loaded.rollouts, loaded.k, loaded.t_f) == (model.rollouts, model.k, model.t_f)
+    learn(loaded)
+    assert loaded.rollouts == model.rollouts + 1

@@ -60,6 +60,8 @@ class SequencePPO(PPO):
         bf16: Compute the update's matrix products in bfloat16; log-probabilities of the rollout are
             then recomputed in the same precision before the first step.
         max_grad_norm: Of the actor and of the critic, each for itself.
+        policy: Ignored; stable-baselines3's `load` passes it.
+        device: "cpu"; other devices are not supported yet.
         **kwargs: Of `stable_baselines3.PPO`: tensorboard_log, verbose, seed, device, stats_window_size.
     """
 
@@ -70,7 +72,7 @@ class SequencePPO(PPO):
     def __init__(
         self,
         env: VecEnv,
-        decoder: AccompanimentDecoder,
+        decoder: AccompanimentDecoder | None = None,
         learning_rate: Any = 5e-5,
         critic_learning_rate: float = 1e-3,
         episodes_per_batch: int = 8,
@@ -89,9 +91,18 @@ class SequencePPO(PPO):
         sampling: Sampling | None = None,
         bf16: bool = False,
         max_grad_norm: float = 1.0,
+        policy: Any = None,
+        device: torch.device | str = "cpu",
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
+        self.batch_generator = torch.Generator()
+        if decoder is None:
+            if _init_setup_model:
+                raise ConfigError("SequencePPO needs a decoder to start from: give decoder=load_decoder(None, codec).")
+            # `SequencePPO.load` makes an empty model first and fills it from the file.
+            super().__init__(DecoderActorCritic, env, device=device, _init_setup_model=False)  # type: ignore[arg-type]
+            return
         mode = env.get_attr("settings")[0].observation
         if mode != "new":
             raise ConfigError(f"SequencePPO reads observations of mode 'new', not {mode!r}. Set observation='new'.")
@@ -131,12 +142,12 @@ class SequencePPO(PPO):
                 "critic_learning_rate": critic_learning_rate,
                 "seed": kwargs.get("seed") or 0,
             },
-            device="cpu",
+            device=device,
             _init_setup_model=_init_setup_model,
             **kwargs,
         )
         # Its own stream, so that minibatch order does not depend on what else draws numbers.
-        self.batch_generator = torch.Generator().manual_seed((self.seed or 0) + 1)
+        self.batch_generator.manual_seed((self.seed or 0) + 1)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "batch_generator"]
