@@ -88,7 +88,7 @@ class EpisodeSource:
         corpus: Corpus,
         codec: Codec,
         split: Split = "train",
-        frames: int = 300,
+        frames: int = 250,
         instruments: Sequence[str] | None = None,
         min_active: float = 0.5,
         cache_songs: int = 512,

@@ -54,7 +54,7 @@ class EnvSettings:
     split: str = "train"
     t_f: int = -25
     k: int = 5
-    frames: int = 300
+    frames: int = 250
     latency: str | Mapping[str, Any] | LatencyModel = "none"
     late_policy: str = "silence"
     observation: str = "new"

@@ -81,7 +81,7 @@ def test_the_future_changes_neither_observations_nor_tokens(codec, decoder, epis
 @pytest.mark.slow
 def test_the_decoder_uses_its_input(codec, decoder, tmp_path):
     tokens = load_tokens(BandCorpus(songs=600), codec, "validation", folder=tmp_path)
-    batch = tokens.batch(np.random.default_rng(0), 96, 300)
+    batch = tokens.batch(np.random.default_rng(0), 96, 250)
     use = {t_f: input_use(decoder, batch, t_f, 5) for t_f in (-25, 25)}
     gain = use[25]["other"] - use[25]["true"]
     half_width = 1.96 * gain.std(ddof=1) / math.sqrt(len(gain))

@@ -44,11 +44,11 @@ class DecoderConfig:
     cardinality: int = 1024
     latent_dim: int = 96
     dim: int = 256
-    layers: int = 6
+    layers: int = 4
     heads: int = 4
     kv_heads: int = 2
     depth_dim: int = 384
-    dropout: float = 0.1
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True)

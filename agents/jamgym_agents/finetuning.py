@@ -76,7 +76,7 @@ class FinetuneConfig:
     checkpoint: str | None = None
     t_f: int = -25
     k: int = 5
-    frames: int = 300
+    frames: int = 250
     latency: str | dict[str, Any] = field(
         default_factory=lambda: {"name": "lognormal", "median_seconds": 0.06, "sigma": 0.3}
     )

@@ -59,13 +59,13 @@ class PretrainConfig:
 
     corpus: str | dict[str, Any] = "band"
     codec: str | dict[str, Any] = "spectral"
-    songs: int | None = None
-    validation_songs: int = 64
-    frames: int = 300
-    steps: int = 2500
-    batch: int = 32
-    learning_rate: float = 1.2e-3
-    warm_up: int = 200
+    songs: int | None = 500
+    validation_songs: int = 48
+    frames: int = 250
+    steps: int = 800
+    batch: int = 16
+    learning_rate: float = 1.5e-3
+    warm_up: int = 60
     weight_decay: float = 0.05
     t_f_low: int = -50
     t_f_high: int = 50
@@ -75,7 +75,7 @@ class PretrainConfig:
     root_weight: float = 0.3
     chroma_weight: float = 0.3
     bf16: bool = True
-    validate_every: int = 250
+    validate_every: int = 200
     checkpoint_minutes: float = 3.0
     seed: int = 0
     init_from: str | None = None

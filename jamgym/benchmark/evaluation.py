@@ -74,7 +74,7 @@ class EvaluationConfig:
     metrics: tuple[str | dict[str, Any], ...] = ("coherence", "judge", "note_in_chord", "beat")
     t_f: int = -25
     k: int = 5
-    frames: int = 300
+    frames: int = 250
     latency: str | dict[str, Any] = "none"
     late_policy: LatePolicy = "silence"
     allow_lookahead: bool = False
