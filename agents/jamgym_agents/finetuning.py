@@ -88,7 +88,7 @@ class FinetuneConfig:
     envs: int = 32
     episodes_per_batch: int = 8
     n_epochs: int = 1
-    learning_rate: float = 5e-5
+    learning_rate: float = 2e-4
     critic_learning_rate: float = 1e-3
     warm_up: int = 2
     gamma: float = 0.98

@@ -7,11 +7,12 @@ different times. Streaming logits equal the teacher-forced ones of `Accompanimen
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from jamgym_agents.attention import rotary_angles
+from jamgym_agents.attention import Block, rotary_angles
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.sampling import Sampling, draw, transform
 
@@ -179,7 +180,8 @@ class StreamingDecoder:
             mask = torch.stack([heard.expand_as(causal), causal], dim=3).flatten(2)
         mask = mask.unsqueeze(1)
         slots = 2 * positions + stream
-        for layer, block in enumerate(self.decoder.blocks):
+        for layer, module in enumerate(self.decoder.blocks):
+            block = cast(Block, module)
             q, key, value = block.project(x, angles)
             state.write(layer, key, value, slots)
             keys, values = state.keys[layer, :, :, used], state.values[layer, :, :, used]

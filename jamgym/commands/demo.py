@@ -45,7 +45,15 @@ class DemoConfig:
     """
 
     finetune: FinetuneConfig = field(
-        default_factory=lambda: FinetuneConfig(instruments=PITCHED, max_songs=256, rollouts=60, max_minutes=5.0)
+        default_factory=lambda: FinetuneConfig(
+            instruments=PITCHED,
+            max_songs=64,
+            rollouts=30,
+            max_minutes=6.0,
+            kl_reference=0.0,
+            kl_teacher=0.5,
+            critic_warm_up=1,
+        )
     )
     evaluation: EvaluationConfig = field(
         default_factory=lambda: EvaluationConfig(instruments=PITCHED, episodes=128, save_audio=3)
