@@ -131,9 +131,18 @@ def learning_rate(step: int, config: PretrainConfig) -> float:
 
 @torch.no_grad()
 def input_use(
-    decoder: AccompanimentDecoder, batch: TokenBatch, t_f: int, k: int, rows: int = 32, bf16: bool = False
+    decoder: AccompanimentDecoder,
+    batch: TokenBatch,
+    t_f: int,
+    k: int,
+    rows: int = 32,
+    bf16: bool = False,
+    hide_past: bool = False,
 ) -> dict[str, np.ndarray]:
     """Measure per sequence `(B,)` how the first codebook's loss depends on the input.
+
+    With `hide_past` the network sees none of what was played, so all that it knows comes from the input;
+    otherwise the true past of 40 ms ago tells nearly everything about the next frame.
 
     Returns:
         `true`: loss with the sequence's own input; `other`: with the input of another song of the batch;
@@ -152,6 +161,7 @@ def input_use(
                     batch.instrument[part],
                     torch.full((count,), t_f),
                     torch.full((count,), k),
+                    torch.ones(count, heard.shape[1] - 1, dtype=torch.bool) if hide_past else None,
                 )
                 partial = hidden.new_zeros(*hidden.shape[:2], decoder.config.latent_dim)
                 logits = decoder.depth.level_logits(hidden, partial, 0)
@@ -184,6 +194,8 @@ def validate(decoder: AccompanimentDecoder, batch: TokenBatch, bf16: bool) -> di
         figures[f"validation/input_gain_tf{t_f}"] = float(gain.mean())
         figures[f"validation/input_gain_ci_tf{t_f}"] = float(1.96 * gain.std(ddof=1) / math.sqrt(len(gain)))
         figures[f"validation/root_accuracy_tf{t_f}"] = float(use["root"].mean())
+        alone = input_use(decoder, batch, t_f, 5, bf16=bf16, hide_past=True)
+        figures[f"validation/loss_past_hidden_tf{t_f}"] = float(alone["true"].mean())
     decoder.train()
     return figures
 

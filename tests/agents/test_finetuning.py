@@ -125,7 +125,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import torch
-torch.set_num_threads(1)
+torch.set_num_threads(int(sys.argv[3]))  # other numbers of threads round otherwise
 from jamgym.config import config_from_mapping
 from jamgym.run import Run
 from jamgym_agents.finetuning import FinetuneConfig, finetune
@@ -147,7 +147,8 @@ def test_a_killed_run_goes_on_bit_for_bit(config, whole, tmp_path):
     from dataclasses import asdict
 
     settings = json.dumps(asdict(config))
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "run"), settings], capture_output=True)
+    arguments = [str(tmp_path / "run"), settings, str(torch.get_num_threads())]
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert load_state(tmp_path / "run/checkpoint.safetensors")["rollouts"] == 2
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 3

@@ -113,7 +113,8 @@ def test_streams_of_random_chunks_equal_the_whole(network, frames):
 def test_forward_reconstructs_the_shape_and_reaches_every_weight():
     torch.manual_seed(0)
     network = SpectralNetwork(TINY)
-    decoded, commitment, live = network(torch.randn(2, 10 * TINY.hop) * 0.1)
-    assert decoded.shape == (2, 10 * TINY.hop) and live.shape == (2,)
-    (decoded.square().mean() + commitment).backward()
+    made = network(torch.randn(2, 10 * TINY.hop) * 0.1)
+    assert made.audio.shape == (2, 10 * TINY.hop) and made.live.shape == (2,)
+    assert made.levels.shape == (2, 40, network.decoder.bank.tones)
+    (made.audio.square().mean() + made.commitment).backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
