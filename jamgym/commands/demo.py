@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jamgym.benchmark.evaluation import EvaluationConfig, evaluate
+from jamgym.corpus import INSTRUMENTS
 from jamgym.files import atomic_path
 from jamgym.run import Run
 from jamgym_agents.finetuning import FinetuneConfig, finetune
@@ -20,18 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: Targets of the demo: note-in-chord has no meaning for drums.
-PITCHED = (
-    "bass",
-    "piano",
-    "chromatic_percussion",
-    "organ",
-    "guitar",
-    "strings",
-    "brass",
-    "reed",
-    "pipe",
-    "synth",
-)
+PITCHED = tuple(name for name in INSTRUMENTS if name not in ("other", "drums", "voice"))
 
 
 @dataclass(frozen=True)
