@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -70,6 +71,18 @@ def test_resume_is_bit_exact_and_training_learns(tmp_path, monkeypatch):
     losses = [line["loss/codebook_0"] for line in lines if "loss/codebook_0" in line]
     assert losses[-1] < losses[0] - 0.3
     assert {"validation/input_gain_tf-25", "validation/root_accuracy_tf25"} <= set(figures)
+
+
+def test_a_kill_between_log_and_checkpoint_leaves_no_line_twice(tmp_path, monkeypatch):
+    train(tmp_path / "whole", monkeypatch=monkeypatch)
+    for name, step in (("early", 25), ("cut", 26)):
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / name, fail_at=step, monkeypatch=monkeypatch)
+    # Step 25 is logged by now, but the checkpoint is the one from before it.
+    shutil.copy(tmp_path / "early/checkpoint.safetensors", tmp_path / "cut/checkpoint.safetensors")
+    train(tmp_path / "cut", resume=True, monkeypatch=monkeypatch)
+    whole, cut = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut"))
+    assert cut == whole
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
