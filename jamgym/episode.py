@@ -182,19 +182,23 @@ class EpisodeSource:
         """
         for _ in range(tries):
             song_id = self.song_ids[int(rng.integers(len(self.song_ids)))]
-            names = self.targets(song_id)
-            if not names:
-                continue
-            name = names[int(rng.integers(len(names)))]
-            made = self.encoded(song_id, name)
-            start = int(rng.integers(max(len(made.input_codes) - self.frames, 0) + 1))
-            if self._is_active_at(made, start):
-                return self.crop(song_id, name, start)
+            if (episode := self._draw(rng, song_id)) is not None:
+                return episode
         raise CorpusError(
             f"No crop of {self.frames} frames in split {self.split!r} of corpus {self.corpus.name!r} has input and "
             f"target sounding together for {self.min_active:.0%} of the time ({tries} tries). Check that the stems "
             "are not silent, or lower min_active."
         )
+
+    def _draw(self, rng: np.random.Generator, song_id: str) -> Episode | None:
+        """Draw a target and a start of `song_id`; None if it has no target or the crop is not active enough."""
+        names = self.targets(song_id)
+        if not names:
+            return None
+        name = names[int(rng.integers(len(names)))]
+        made = self.encoded(song_id, name)
+        start = int(rng.integers(max(len(made.input_codes) - self.frames, 0) + 1))
+        return self.crop(song_id, name, start) if self._is_active_at(made, start) else None
 
     def is_active(self, episode: Episode) -> bool:
         """Whether input and target sound together for at least `min_active` of the crop."""
@@ -222,14 +226,8 @@ class EpisodeSource:
             if len(found) == count:
                 break
             song_id = self.song_ids[int(order[turn % len(order)])]
-            names = self.targets(song_id)
-            if not names:
-                continue
-            name = names[int(rng.integers(len(names)))]
-            made = self.encoded(song_id, name)
-            start = int(rng.integers(max(len(made.input_codes) - self.frames, 0) + 1))
-            if self._is_active_at(made, start):
-                found.append(self.crop(song_id, name, start))
+            if (episode := self._draw(rng, song_id)) is not None:
+                found.append(episode)
         if not found:
             raise CorpusError(f"Split {self.split!r} of corpus {self.corpus.name!r} has no usable episode.")
         return found

@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from jamgym.errors import ConfigError
-from jamgym.playback import ON_TIME
+from jamgym.playback import ON_TIME, LatePolicy
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
 from jamgym_agents.sampling import Sampling
 
@@ -80,7 +80,7 @@ class FinetuneConfig:
     latency: str | dict[str, Any] = field(
         default_factory=lambda: {"name": "lognormal", "median_seconds": 0.06, "sigma": 0.3}
     )
-    late_policy: str = "silence"
+    late_policy: LatePolicy = "silence"
     allow_lookahead: bool = False
     instruments: tuple[str, ...] | None = None
     max_songs: int | None = None

@@ -116,7 +116,7 @@ def tone_loss(levels: Tensor, wanted: Tensor) -> Tensor:
 class ClipPool:
     """Stems and mixes of a corpus in memory as int16; draws random clips at random gains."""
 
-    def __init__(self, corpus: Corpus, split: Any, songs: int, run: Run | None = None) -> None:
+    def __init__(self, corpus: Corpus, split: Any, songs: int) -> None:
         self._songs: list[np.ndarray] = []
         ids = list(corpus.song_ids(split))[:songs]
         for song_id in ids:
@@ -191,7 +191,7 @@ def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
         first = int(state["step"])
         torch.set_rng_state(state["torch_rng"])
         run.truncate(first - 1)  # step `first` comes again
-    pool = ClipPool(corpus, "train", config.songs, run)
+    pool = ClipPool(corpus, "train", config.songs)
     rate_hz, hop = config.architecture.sample_rate, config.architecture.hop
     samples, frequencies = config.clip_frames * hop, network.decoder.bank.frequencies
     saved = time.monotonic()

@@ -79,7 +79,7 @@ def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:
         k=tuning.k,
         frames=tuning.frames,
         latency=tuning.latency,
-        late_policy="repeat" if tuning.late_policy == "repeat" else "silence",
+        late_policy=tuning.late_policy,
         allow_lookahead=tuning.allow_lookahead,
         seed=config.seed,
     )
@@ -106,12 +106,12 @@ def verdict(differences: list[Mapping[str, Any]]) -> str:
     else:
         first = "this short run shows no sure change of coherence"
     if judge["low"] > 0:
-        second = "the held-out judge agrees"
+        second = "and the held-out judge agrees"
     elif judge["high"] < 0:
         second = "but the held-out judge's score fell: the reward was gamed, not the music improved"
     else:
-        second = "the held-out judge sees no sure change"
-    return f"Found: {first}, and {second}." if not second.startswith("but") else f"Found: {first}, {second}."
+        second = "and the held-out judge sees no sure change"
+    return f"Found: {first}, {second}."
 
 
 def closing_lines(differences: list[Mapping[str, Any]], learnt: Mapping[str, float], folder: Path) -> list[str]:

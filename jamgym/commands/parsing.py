@@ -17,7 +17,7 @@ from typing import Any
 
 from jamgym import registry
 from jamgym.config import check_keys, check_spec, config_from_mapping, parse_argument, parse_yaml, read_yaml, split_spec
-from jamgym.errors import ConfigError, unknown_name_message
+from jamgym.errors import ConfigError, nearest, unknown_name_message
 from jamgym.registry import Registry
 
 #: Singular name of a setting to the registry that its values are looked up in.
@@ -269,7 +269,9 @@ def _tidy(message: str) -> str:
     if not found:
         return text
     expected = re.sub(r"<class '([^']+)'>", r"\1", found[2]).replace("typing.", "")
-    return f"{found[1]} is {found[3]!r}; expected {expected}."
+    close = nearest(str(found[3]), re.findall(r"'([^']*)'", expected)) if expected.startswith("Literal[") else None
+    hint = f" Did you mean {close!r}?" if close else ""
+    return f"{found[1]} is {found[3]!r}; expected {expected}.{hint}"
 
 
 def _read_configs(config_class: type[Any], paths: Sequence[str]) -> list[dict[str, Any]]:
