@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from jamgym.corpus import INSTRUMENTS
 from jamgym_agents.attention import Block, rotary_angles
-from jamgym_agents.visibility import attention_mask, visible_frames
+from jamgym_agents.visibility import attention_masks, visible_frames
 
 #: Classes of the auxiliary root target: twelve pitch classes and "no chord".
 ROOT_CLASSES = 13
@@ -159,9 +159,9 @@ class AccompanimentDecoder(nn.Module):
         x = torch.cat([self.embed_heard(input_codes), self.embed_start(instrument), played], dim=1)
         positions = torch.arange(frames, device=x.device).repeat(2)
         angles = rotary_angles(positions, self.config.dim // self.config.heads)
-        mask = attention_mask(visible_frames(frames, t_f, k))
+        masks = attention_masks(visible_frames(frames, t_f, k))
         for block in self.blocks:
-            x = block(x, angles, mask)
+            x = block(x, angles, masks)
         x = self.norm(x)
         return x[:, :frames], x[:, frames:]
 

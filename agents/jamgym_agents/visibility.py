@@ -24,17 +24,22 @@ def visible_frames(frames: int, t_f: Tensor, k: Tensor) -> Tensor:
     return (start + t_f.unsqueeze(1)).clamp(0, frames)
 
 
-def attention_mask(visible: Tensor) -> Tensor:
-    """Return the mask `(B, 1, 2T, 2T)` over [input stream, output stream]; True means may attend.
+def attention_masks(visible: Tensor) -> tuple[Tensor, Tensor]:
+    """Return additive masks, 0 where a stream may attend and -inf where not.
 
     Args:
         visible: `(B, T)` number of input frames that each output frame may use.
+
+    Returns:
+        `(T, T)` of the input stream over itself, and `(B, 1, T, 2T)` of the output stream over [input, output].
     """
     batch, frames = visible.shape
     m = torch.arange(frames, device=visible.device)
     causal = m.unsqueeze(1) >= m
-    mask = torch.zeros(batch, 1, 2 * frames, 2 * frames, dtype=torch.bool, device=visible.device)
-    mask[:, :, :frames, :frames] = causal
-    mask[:, :, frames:, frames:] = causal
-    mask[:, 0, frames:, :frames] = m < visible.unsqueeze(2)
-    return mask
+    heard = m < visible.unsqueeze(2)
+    both = torch.cat([heard, causal.expand(batch, -1, -1)], dim=2)
+    return _bias(causal), _bias(both).unsqueeze(1)
+
+
+def _bias(allowed: Tensor) -> Tensor:
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, -torch.inf)

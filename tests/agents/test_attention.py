@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from jamgym_agents.attention import Block, rotary_angles, rotate
+from jamgym_agents.visibility import attention_masks
 
 
 def block(kv_heads=1):
@@ -33,12 +34,28 @@ def test_one_query_equals_the_same_query_among_many(kv_heads):
     assert torch.allclose(one, many[:, 4:5], atol=1e-5)
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_explicit_products_equal_the_fused_kernel(kv_heads):
+    layer = block(kv_heads)
+    x = torch.randn(2, 6, 32)
+    q, key, value = layer.project(x, rotary_angles(torch.arange(6), 8))
+    mask = torch.rand(2, 1, 6, 6) < 0.5
+    mask |= torch.eye(6, dtype=torch.bool)
+    bias = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+    assert torch.allclose(layer.attend_all(q, key, value, bias), layer.attend(q, key, value, mask), atol=1e-5)
+
+
 def test_masked_positions_have_no_influence():
     layer = block()
-    x = torch.randn(1, 5, 32)
-    angles = rotary_angles(torch.arange(5), 8)
-    mask = torch.ones(5, 5, dtype=torch.bool).tril().view(1, 1, 5, 5)
-    before = layer(x, angles, mask)
-    x[:, 3:] += 5.0
-    after = layer(x, angles, mask)
-    assert torch.equal(before[:, :3], after[:, :3]) and not torch.allclose(before[:, 3:], after[:, 3:])
+    frames = 5
+    x = torch.randn(1, 2 * frames, 32)
+    angles = rotary_angles(torch.arange(frames).repeat(2), 8)
+    masks = attention_masks(torch.full((1, frames), 2))
+    before = layer(x, angles, masks)
+    x[:, 2:frames] += 5.0  # input frames that nobody has heard
+    x[:, frames + 3 :] += 5.0  # and later output
+    after = layer(x, angles, masks)
+    same = [*range(2), *range(frames, frames + 3)]
+    changed = [*range(2, frames), *range(frames + 3, 2 * frames)]
+    assert torch.equal(before[:, same], after[:, same])
+    assert ((before - after)[:, changed].abs().amax(2) > 1e-3).all()

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from jamgym.testing import ToyCodec
 from jamgym.timing import Timing
-from jamgym_agents.visibility import attention_mask, visible_frames
+from jamgym_agents.visibility import attention_masks, visible_frames
 
 
 @settings(max_examples=60, deadline=None)
@@ -20,15 +20,11 @@ def test_what_is_visible_is_what_the_environment_releases(frames, t_f, k):
 
 def test_mask_by_hand():
     # T = 3, t_f = -1, k = 2: V = 0, 0, 1.
-    mask = attention_mask(visible_frames(3, torch.tensor([-1]), torch.tensor([2])))[0, 0].int().tolist()
-    assert mask == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0],
-        [0, 0, 0, 1, 0, 0],
-        [0, 0, 0, 1, 1, 0],
-        [1, 0, 0, 1, 1, 1],
-    ]
+    masks = attention_masks(visible_frames(3, torch.tensor([-1]), torch.tensor([2])))
+    assert all(set(mask.unique().tolist()) <= {0.0, -torch.inf} for mask in masks)
+    heard, both = ((mask == 0).int().tolist() for mask in (masks[0], masks[1][0, 0]))
+    assert heard == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert both == [[0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 0], [1, 0, 0, 1, 1, 1]]
 
 
 def test_rows_have_their_own_conditions():
