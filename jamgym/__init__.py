@@ -1,6 +1,6 @@
 """jamgym: a Gymnasium environment for agents that play along with music they are still hearing.
 
-Importing the package registers `jamgym/Accompaniment-v0`.
+Importing the package registers `jamgym/Accompaniment-v0` (simulated time) and `jamgym/AccompanimentLive-v0` (real time).
 """
 
 from gymnasium.envs import registration as _registration
@@ -36,10 +36,15 @@ __all__ = [
 ]
 
 ENV_ID = "jamgym/Accompaniment-v0"
+LIVE_ENV_ID = "jamgym/AccompanimentLive-v0"
 
-if ENV_ID not in _registration.registry:
-    _registration.register(
-        id=ENV_ID,
-        entry_point="jamgym.accompaniment_env:AccompanimentEnv",
-        vector_entry_point="jamgym.vector_env:AccompanimentVectorEnv",
-    )
+for _id, _clock in ((ENV_ID, "simulated"), (LIVE_ENV_ID, "measured")):
+    if _id not in _registration.registry:
+        _registration.register(
+            id=_id,
+            entry_point="jamgym.accompaniment_env:AccompanimentEnv",
+            vector_entry_point="jamgym.vector_env:AccompanimentVectorEnv",
+            # What a real clock measures is not the same twice, and checkers have to know.
+            nondeterministic=_clock != "simulated",
+            kwargs={} if _clock == "simulated" else {"clock": _clock},
+        )

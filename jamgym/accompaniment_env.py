@@ -1,4 +1,4 @@
-"""`jamgym/Accompaniment-v0`: play along with music that is still being heard."""
+"""`jamgym/Accompaniment-v0` and `AccompanimentLive-v0`: play along with music that is still being heard."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from jamgym import rendering
+from jamgym.actions import make_actions
+from jamgym.clocks import Clock, make_clock
 from jamgym.codec import Audio, Codec, Codes
 from jamgym.episode import Episode, EpisodeSource
 from jamgym.errors import ConfigError, unknown_name_message
-from jamgym.playback import EventLog
+from jamgym.event_log import EventLog
+from jamgym.observation import Observation, Observer
 from jamgym.record import EpisodeRecord
-from jamgym.settings import EnvSettings, check_options, make_simulation, make_spaces
-from jamgym.simulation import Observation
+from jamgym.settings import EnvSettings, check_options, make_simulation
 from jamgym.timing import Timing
 
 RENDER_MODES = ("ansi", "rgb_array", "audio")
 _FIRST_ROW = np.zeros(1, dtype=np.int64)
 
 
-class AccompanimentEnv(gymnasium.Env[Observation, NDArray[np.integer[Any]]]):
-    """One accompaniment stream under the simulated clock.
+class AccompanimentEnv(gymnasium.Env[Observation, NDArray[Any]]):
+    """One accompaniment stream.
 
-    Each step is one call: the agent emits k frames of Q codes, flattened frame after frame. Frames that
-    miss their deadline are not played. The reward scores what was played against what was heard; the
+    Each step is one call: the agent emits k frames of Q codes, flattened frame after frame (or k frames of
+    audio). Frames that miss their deadline are not played. The reward scores what was played against what was heard; the
     rewards of an episode sum to its score. An episode is `terminated` if it reaches the song's end and
     `truncated` if it is cut before.
 
     Args:
+        clock: "simulated" (latencies are drawn, deterministic under a seed), "measured" (real time between calls is
+            charged) or "wall" (that, and paced by real time). `Accompaniment-v0` simulates, `AccompanimentLive-v0`
+            measures.
         render_mode: "ansi" (timeline), "rgb_array" (spectrograms), "audio" (stereo: left heard, right played).
         source: Draws episodes; replaces the settings corpus, codec, split, frames, instruments, max_songs, cache_songs.
         **settings: The fields of `jamgym.settings.EnvSettings`.
@@ -53,24 +58,33 @@ class AccompanimentEnv(gymnasium.Env[Observation, NDArray[np.integer[Any]]]):
 
     metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 5}
 
-    def __init__(self, *, render_mode: str | None = None, source: EpisodeSource | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        clock: str = "simulated",
+        render_mode: str | None = None,
+        source: EpisodeSource | None = None,
+        **settings: Any,
+    ) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ConfigError(unknown_name_message("render_mode", str(render_mode), RENDER_MODES))
         self.settings = EnvSettings.of(**settings)
+        self.clock: Clock = make_clock(clock, 1)
         self.simulation = make_simulation(1, self.settings, source)
-        observation_space, action_space = make_spaces(self.simulation)
-        self.observation_space = cast("spaces.Space[Observation]", observation_space)
-        self.action_space = cast("spaces.Space[NDArray[np.integer[Any]]]", action_space)
+        self.observer = Observer(self.simulation, self.settings.observation, self.settings.window)  # type: ignore[arg-type]
+        self.actions = make_actions(self.settings.action, self.simulation)  # type: ignore[arg-type]
+        self.observation_space = cast("spaces.Space[Observation]", self.observer.space(self.simulation))
+        self.action_space = self.actions.space(self.simulation)
         self.render_mode = render_mode
-        timing = self.simulation.timing
         # One frame a call, so a recording runs in the music's time.
-        self.metadata = {**type(self).metadata, "render_fps": timing.sample_rate / (timing.hop_samples * timing.k)}
+        fps = self.codec.sample_rate / (self.codec.hop_samples * self.simulation.chunk)
+        self.metadata = {**type(self).metadata, "render_fps": fps}
         self._ready = False
 
     @property
     def timing(self) -> Timing:
-        """The clock's constants."""
-        return self.simulation.timing
+        """The clock's constants in the current episode."""
+        return self.simulation.row_timings[0]
 
     @property
     def codec(self) -> Codec:
@@ -104,11 +118,18 @@ class AccompanimentEnv(gymnasium.Env[Observation, NDArray[np.integer[Any]]]):
         if seed is not None:
             self.simulation.seed(0, seed)
         self.simulation.reset(_FIRST_ROW, [episode])
+        self.actions.reset(_FIRST_ROW)
         self._ready = True
-        return self._observe(), self._info()
+        self.clock.begin(self.simulation)
+        shown = self._observe(), self._info()
+        self.clock.hand_out(self.simulation)
+        return shown
 
-    def step(self, action: NDArray[np.integer[Any]]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Make one call. `action` is `(k * Q,)` or `(k, Q)` codes; in the last chunk frames from T on are ignored.
+    def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Make one call.
+
+        Args:
+            action: `(k * Q,)` or `(k, Q)` codes, or `(k * hop,)` samples; what lies beyond the episode's k or T is ignored.
 
         Raises:
             ActionError: Wrong shape, dtype or value; the environment stays as it was.
@@ -117,7 +138,8 @@ class AccompanimentEnv(gymnasium.Env[Observation, NDArray[np.integer[Any]]]):
         if not self._ready:
             raise ResetNeeded("There is no episode under way: call reset() before step().")
         simulation = self.simulation
-        rewards, over = simulation.step(simulation.check_actions(np.asarray(action)[None]))
+        latency = self.clock.charge(simulation)
+        rewards, over = simulation.step(self.actions.read(simulation, np.asarray(action)[None]), latency)
         info = self._info()
         done = bool(over[0])
         ends_song = bool(simulation.ends_song[0])
@@ -125,10 +147,21 @@ class AccompanimentEnv(gymnasium.Env[Observation, NDArray[np.integer[Any]]]):
             simulation.finish(_FIRST_ROW)
             info["episode_score"] = float(simulation.score[0])
             self._ready = False
-        return self._observe(), float(rewards[0]), done and ends_song, done and not ends_song, info
+        observation = self._observe()
+        if not done:
+            self.clock.hand_out(simulation)
+        return observation, float(rewards[0]), done and ends_song, done and not ends_song, info
+
+    def pause(self) -> None:
+        """Stop the clock, for instance while learning. The simulated clock stands still anyway."""
+        self.clock.pause()
+
+    def resume(self) -> None:
+        """Let the clock go on."""
+        self.clock.resume()
 
     def _observe(self) -> Observation:
-        return {key: value[0] for key, value in self.simulation.observe().items()}
+        return {key: value[0] for key, value in self.observer.observe(self.simulation).items()}
 
     def _info(self) -> dict[str, Any]:
         return {key: value[0].item() for key, value in self.simulation.info().items()}

@@ -17,8 +17,11 @@ Audio = NDArray[np.float32]
 class StreamingEncoder(Protocol):
     """Encoder state of N parallel streams."""
 
-    def push(self, audio: Audio) -> Codes:
-        """Encode the next samples `(N, m * hop_samples)` into codes `(N, m, Q)`."""
+    def push(self, audio: Audio, rows: NDArray[np.int64] | None = None) -> Codes:
+        """Encode the next samples `(N, m * hop_samples)` into codes `(N, m, Q)`.
+
+        With distinct `rows` `(M,)`, `audio` and the result have M entries, and only these streams move on.
+        """
         ...
 
     def reset(self, rows: NDArray[np.bool_] | None = None) -> None:
@@ -29,8 +32,11 @@ class StreamingEncoder(Protocol):
 class StreamingDecoder(Protocol):
     """Decoder state of N parallel streams."""
 
-    def push(self, codes: Codes) -> Audio:
-        """Decode the next codes `(N, m, Q)` into audio `(N, m * hop_samples)`."""
+    def push(self, codes: Codes, rows: NDArray[np.int64] | None = None) -> Audio:
+        """Decode the next codes `(N, m, Q)` into audio `(N, m * hop_samples)`.
+
+        With distinct `rows` `(M,)`, `codes` and the result have M entries, and only these streams move on.
+        """
         ...
 
     def reset(self, rows: NDArray[np.bool_] | None = None) -> None:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from jamgym.codec import Audio, Codes
 from jamgym.episode import Episode
-from jamgym.playback import EventLog
+from jamgym.event_log import EventLog
+from jamgym.timing import Timing
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,11 @@ class EpisodeRecord:
         episode: What was heard and what should have been played.
         played_codes: `(T, Q)` int16 played codes; gaps hold the codec's silence codes.
         status: `(T,)` int8 slot status, see `jamgym.playback`.
-        lateness: `(T,)` int64 ticks by which each frame was late.
-        rewards: `(C,)` float64 rewards; they sum to `score`.
+        lateness: `(T,)` int64 ticks by which each frame was late; -1 where its call was skipped.
+        rewards: `(C,)` float64 rewards of the calls that were made; they sum to `score`.
         played_audio: `(S,)` float32 audio, or None if there is no reward model.
         log: Every call and slot.
+        timing: t_f, k and the other constants of the clock.
     """
 
     episode: Episode
@@ -33,6 +35,7 @@ class EpisodeRecord:
     rewards: NDArray[np.float64]
     played_audio: Audio | None
     log: EventLog
+    timing: Timing
 
     @property
     def score(self) -> float:

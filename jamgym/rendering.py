@@ -8,20 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jamgym.codec import Audio
-from jamgym.playback import GAP, NOTHING, ON_TIME, REPEATED, EventLog
+from jamgym.event_log import EventLog
+from jamgym.playback import CONCEALED, DELAYED, GAP, NOTHING, ON_TIME, REPEATED
 from jamgym.timing import Timing
 
 if TYPE_CHECKING:
     from jamgym.simulation import Simulation
 
-SYMBOLS = {NOTHING: " ", ON_TIME: "#", GAP: ".", REPEATED: "="}
-COLOURS = {NOTHING: (32, 32, 32), ON_TIME: (64, 176, 88), GAP: (208, 64, 48), REPEATED: (224, 168, 48)}
+SYMBOLS = {NOTHING: " ", ON_TIME: "#", GAP: ".", REPEATED: "=", CONCEALED: "~", DELAYED: ">"}
+COLOURS = {
+    NOTHING: (32, 32, 32),
+    ON_TIME: (64, 176, 88),
+    GAP: (208, 64, 48),
+    REPEATED: (224, 168, 48),
+    CONCEALED: (176, 128, 64),
+    DELAYED: (64, 128, 208),
+}
 
 
 def render(simulation: Simulation, row: int, mode: str) -> Any:
     """Return the picture of `row` in `mode` "ansi", "rgb_array" or "audio"."""
     if mode == "ansi":
-        return timeline(simulation.event_log(row), simulation.timing)
+        return timeline(simulation.event_log(row), simulation.row_timings[row])
     episode = simulation.episodes[row]
     heard = np.zeros(0, dtype=np.float32) if episode is None else episode.heard
     played = simulation.played_audio(row)
@@ -33,7 +41,8 @@ def render(simulation: Simulation, row: int, mode: str) -> Any:
 def timeline(log: EventLog, timing: Timing, last: int = 12) -> str:
     """Return the last calls as text: when each was released, finished and due, and what its slots played.
 
-    A slot is `#` on time, `.` silent, `=` repeated. Times are seconds from the start of frame 0.
+    A slot is `#` on time, `.` silent, `=` repeated, `~` concealed, `>` played after a stall. A call's line holds the
+    slots that were skipped after it, too. Times are seconds from the start of frame 0.
     """
     calls, rate = len(log.finish), timing.sample_rate
     kind = "" if timing.playable_live else "  LOOK-AHEAD ORACLE"
@@ -42,10 +51,11 @@ def timeline(log: EventLog, timing: Timing, last: int = 12) -> str:
         f"late={log.late_frames} underruns={log.underruns}{kind}",
         " call  release    start   finish      due    slack  slots",
     ]
-    for call in range(max(calls - last, 0), calls):
+    for row in range(max(calls - last, 0), calls):
+        call = int(log.call[row])
         due = timing.deadline(call * timing.k)
-        slots = "".join(SYMBOLS[int(s)] for s in log.status[call * timing.k : (call + 1) * timing.k])
-        times = (log.release[call], log.start[call], log.finish[call], due, due - log.finish[call])
+        slots = "".join(SYMBOLS[int(s)] for s in log.status[log.slots_of(row)])
+        times = (log.release[row], log.start[row], log.finish[row], due, due - log.finish[row])
         lines.append(f"{call:5d} " + " ".join(f"{time / rate:8.3f}" for time in times) + f"  {slots}")
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jamgym.codec import Audio, Codec, Codes
+from jamgym.concealment import conceal
 from jamgym.episode import Episode
 from jamgym.errors import ConfigError, RewardError
 from jamgym.reward import RewardModel, WindowPlan, Windows, check_scores
@@ -108,36 +109,36 @@ def score_windows(
 
 
 class EpisodeScorer:
-    """Decodes what N rows play, keeps the audio, and rewards each call with the windows that end in it.
+    """Decodes what N rows play, keeps the audio, and rewards each call with the windows that end in its slots.
 
-    The reward of a call is the sum of the scores of the windows that end in its chunk, divided by the
-    number of windows of the episode: the rewards of an episode sum to the mean of its window scores.
+    The reward of a call is the sum of the scores of the windows that end in the slots it decided, divided by
+    the number of windows of the episode: the rewards of an episode sum to the mean of its window scores.
 
     Args:
         reward: The reward model.
         codec: Decodes the played codes, as one stream per row.
         rows: Number of rows N.
         frames: Room for so many frames a row.
-        k: Frames per call.
+        fade: Whether concealed frames are faded (`jamgym.concealment`).
     """
 
-    def __init__(self, reward: RewardModel, codec: Codec, rows: int, frames: int, k: int) -> None:
+    def __init__(self, reward: RewardModel, codec: Codec, rows: int, frames: int, fade: bool = False) -> None:
         check_reward(reward)
         self.reward = reward
         self.codec = codec
         self.rows = rows
-        self.k = k
+        self.fade = fade
         self._decoder = codec.decoder(rows)
+        self._level = np.ones(rows, dtype=np.float32)
         self._plans: dict[int, tuple[WindowPlan, NDArray[np.int64]]] = {}
         self._episodes: list[Episode | None] = [None] * rows
         self._row_index = np.arange(rows)
         self._allocate(frames)
 
     def _allocate(self, frames: int) -> None:
-        calls = -(-frames // self.k) + 1
         most = len(plan_windows(self.reward, self.codec, frames)) + 1
-        self._audio = np.zeros((self.rows, calls * self.k, self.codec.hop_samples), dtype=np.float32)
-        self._ended = np.zeros((self.rows, calls + 1), dtype=np.int64)
+        self._audio = np.zeros((self.rows, frames, self.codec.hop_samples), dtype=np.float32)
+        self._ended = np.zeros((self.rows, frames + 1), dtype=np.int64)
         self._starts = np.zeros((self.rows, most), dtype=np.int64)
         self._ends = np.zeros((self.rows, most), dtype=np.int64)
         self._windows = np.ones(self.rows, dtype=np.int64)
@@ -158,6 +159,7 @@ class EpisodeScorer:
         mask = np.zeros(self.rows, dtype=np.bool_)
         mask[rows] = True
         self._decoder.reset(mask)
+        self._level[rows] = 1.0
         for row, episode in zip(rows.tolist(), episodes, strict=True):
             plan, ended = self._plan(episode.frames)
             self._episodes[row] = episode
@@ -168,28 +170,31 @@ class EpisodeScorer:
             self._ended[row, len(ended) :] = len(plan)
 
     def _plan(self, frames: int) -> tuple[WindowPlan, NDArray[np.int64]]:
-        """Return the plan and `(calls + 1,)` how many windows have ended before each call."""
+        """Return the plan and `(frames + 1,)` how many windows have ended before each slot."""
         if frames not in self._plans:
             plan = plan_windows(self.reward, self.codec, frames)
-            edges = np.minimum(np.arange(-(-frames // self.k) + 1) * self.k, frames)
-            self._plans[frames] = (plan, np.searchsorted(plan.ends, edges, side="right"))
+            self._plans[frames] = (plan, np.searchsorted(plan.ends, np.arange(frames + 1), side="right"))
         return self._plans[frames]
 
-    def step(self, call: NDArray[np.int64], played: Codes) -> NDArray[np.float64]:
-        """Play one chunk in every row and return its rewards.
+    def advance(
+        self, codes: Codes, status: NDArray[np.int8], before: NDArray[np.int64], after: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Play the slots [before, after) of every row and return their rewards.
 
         Args:
-            call: `(N,)` index of the call in each row.
-            played: `(N, k, Q)` codes of its slots.
+            codes: `(N, slots, Q)` everything that is played; only the named slots are read.
+            status: `(N, slots)` of the slots.
+            before: `(N,)` slots decided before.
+            after: `(N,)` slots decided now.
 
         Returns:
             `(N,)` rewards.
         """
-        audio = self._decoder.push(played).reshape(self.rows, self.k, -1)
-        slots = call[:, None] * self.k + np.arange(self.k)
-        self._audio[self._row_index[:, None], slots] = audio
-        done = self._ended[self._row_index, call]
-        due = self._ended[self._row_index, call + 1] - done
+        count = after - before
+        for frames in np.unique(count[count > 0]).tolist():
+            self._play(np.flatnonzero(count == frames), frames, codes, status, before)
+        done = self._ended[self._row_index, before]
+        due = self._ended[self._row_index, after] - done
         if not due.any():
             return np.zeros(self.rows, dtype=np.float64)
         rows = np.repeat(self._row_index, due)
@@ -206,6 +211,16 @@ class EpisodeScorer:
             self._ends[rows, index],
         )
         return np.bincount(rows, weights=scores, minlength=self.rows) / self._windows
+
+    def _play(
+        self, rows: NDArray[np.int64], frames: int, codes: Codes, status: NDArray[np.int8], before: NDArray[np.int64]
+    ) -> None:
+        """Decode the next `frames` slots of `rows`."""
+        at = (rows[:, None], before[rows, None] + np.arange(frames))
+        audio = self._decoder.push(codes[at], None if len(rows) == self.rows else rows)
+        if self.fade:
+            audio, self._level[rows] = conceal(audio, status[at], self._level[rows], self.codec.hop_samples)
+        self._audio[at] = audio.reshape(len(rows), frames, -1)
 
     def audio(self, row: int, frames: int) -> Audio:
         """Return a copy of the first `frames` frames that `row` played, `(frames * hop_samples,)`."""

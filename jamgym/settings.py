@@ -8,18 +8,19 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
+from jamgym.actions import ACTION_MODES
 from jamgym.codec import Codec
+from jamgym.conditions import Conditions
 from jamgym.corpus import INSTRUMENTS, SPLITS, Corpus
 from jamgym.episode import EpisodeSource
 from jamgym.errors import ConfigError, nearest, unknown_name_message
 from jamgym.latency import LatencyModel, make_latency
-from jamgym.playback import check_late_policy
+from jamgym.observation import OBSERVATION_MODES, Observer
+from jamgym.playback import PlaybackRule
 from jamgym.registry import Registry, codecs, corpora, rewards
 from jamgym.reward import RewardModel
 from jamgym.simulation import Simulation
-from jamgym.timing import Timing
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,16 @@ class EnvSettings:
         codec: Turns audio into codes.
         reward: Scores what is played; None gives rewards of 0 and decodes nothing.
         split: "train", "validation" or "test".
-        t_f: Future visibility in frames, signed. The latency budget follows from it.
-        k: Frames per call.
+        t_f: Future visibility in frames, signed. The latency budget follows from it. A list is a set from which
+            each episode draws its own, shown in the observation.
+        k: Frames per call, or a set of them. Actions and played chunks are padded to the largest.
         frames: Frames per episode.
-        latency: How long calls take: "none", {"name": "constant", "seconds": 0.05}, ...
-        late_policy: What a late slot plays: "silence" or "repeat".
+        latency: How long calls take: "none", {"name": "constant", "seconds": 0.05}, ... or a list of these.
+        late_policy: What a late slot plays: "silence", "repeat" (the last frame), "conceal" (the last frame, fading
+            out), or "stall": the player waits, and the rest plays later.
+        salvage: "frame" plays the frames of a late chunk that are still in time, "chunk" drops all of it.
+        backlog: "queue" makes every call, "skip" jumps to the newest one once a call is hopelessly late.
+        action: "tokens" (codes) or "audio" (samples, which go through the codec).
         observation: "new" (frames heard since the last call) or "window" (the last `window` frames).
         window: Frames of observation "window".
         allow_lookahead: Accept a t_f that cannot be played live.
@@ -52,11 +58,14 @@ class EnvSettings:
     codec: str | Mapping[str, Any] | Codec = "spectral"
     reward: str | Mapping[str, Any] | RewardModel | None = "coherence"
     split: str = "train"
-    t_f: int = -25
-    k: int = 5
+    t_f: int | Sequence[int] = -25
+    k: int | Sequence[int] = 5
     frames: int = 250
-    latency: str | Mapping[str, Any] | LatencyModel = "none"
+    latency: str | Mapping[str, Any] | LatencyModel | Sequence[str | Mapping[str, Any] | LatencyModel] = "none"
     late_policy: str = "silence"
+    salvage: str = "frame"
+    backlog: str = "queue"
+    action: str = "tokens"
     observation: str = "new"
     window: int = 100
     allow_lookahead: bool = False
@@ -67,10 +76,17 @@ class EnvSettings:
     cache_songs: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("t_f", "k", "frames", "window", "capture_samples", "output_samples", "cache_songs"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number.")
+        for name in ("frames", "window", "capture_samples", "output_samples", "cache_songs"):
+            _require_whole(name, getattr(self, name))
+        for name in ("t_f", "k"):
+            for value in as_set(getattr(self, name)):
+                _require_whole(name, value)
+        if self.window < 1:
+            raise ConfigError(f"window is {self.window} frames; it must be at least 1.")
+        for name, known in (("observation", OBSERVATION_MODES), ("action", ACTION_MODES)):
+            if getattr(self, name) not in known:
+                raise ConfigError(unknown_name_message(f"{name} mode", str(getattr(self, name)), known))
+        self.rule  # noqa: B018  refuses unknown rules
         if self.split not in SPLITS:
             raise ConfigError(unknown_name_message("split", str(self.split), SPLITS))
         for name in self.instruments or ():
@@ -78,6 +94,11 @@ class EnvSettings:
                 raise ConfigError(unknown_name_message("instrument class", str(name), INSTRUMENTS))
         if self.max_songs is not None and self.max_songs < 1:
             raise ConfigError(f"max_songs is {self.max_songs}; it must be at least 1, or None for all.")
+
+    @property
+    def rule(self) -> PlaybackRule:
+        """What happens to late frames."""
+        return PlaybackRule(self.late_policy, self.salvage, self.backlog)  # type: ignore[arg-type]
 
     @classmethod
     def of(cls, **settings: Any) -> EnvSettings:
@@ -128,56 +149,42 @@ def make_source(settings: EnvSettings) -> EpisodeSource:
     )
 
 
+def as_set(value: Any) -> tuple[Any, ...]:
+    """Return a list or tuple as a tuple, and anything else as a set of one."""
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
 def make_simulation(rows: int, settings: EnvSettings, source: EpisodeSource | None = None) -> Simulation:
     """Build the array core of `rows` rows. A given `source` replaces corpus, codec, split and frames."""
-    late_policy = check_late_policy(settings.late_policy)
-    latency = make_latency(settings.latency)
+    latency = [make_latency(spec) for spec in as_set(settings.latency)]
     source = make_source(settings) if source is None else source
-    timing = Timing.of(
-        source.codec,
-        settings.t_f,
-        settings.k,
+    codec = source.codec
+    # Audio goes through the encoder before it can be played, so the encoder's look-ahead is due earlier still.
+    encoding = codec.lookahead_samples if settings.action == "audio" else 0
+    conditions = Conditions.make(
+        codec,
+        as_set(settings.t_f),
+        as_set(settings.k),
+        latency,
         source.frames,
         capture_samples=settings.capture_samples,
-        output_samples=settings.output_samples,
+        output_samples=settings.output_samples + encoding,
         allow_lookahead=settings.allow_lookahead,
     )
     return Simulation(
         rows,
         source,
-        timing,
+        conditions,
         reward=None if settings.reward is None else make_component(rewards, settings.reward),
-        latency=latency,
-        late_policy=late_policy,
-        observation=settings.observation,  # type: ignore[arg-type]
-        window=settings.window,
+        rule=settings.rule,
+        pad=Observer.pad(settings.observation, settings.window),
     )
 
 
-def make_spaces(simulation: Simulation) -> tuple[spaces.Dict, spaces.MultiDiscrete]:
-    """Return the observation and action space of one row.
-
-    Codes are integer Boxes: a MultiDiscrete observation would be one-hot encoded by common libraries.
-    """
-    codec, k = simulation.codec, simulation.timing.k
-    q, top = codec.num_codebooks, codec.cardinality - 1
-    windowed = simulation.mode == "window"
-    heard = simulation.window if windowed else simulation.new_frames
-    played = simulation.window if windowed else k
-    most = np.iinfo(np.int32).max
-    observation = spaces.Dict(
-        {
-            "frame": spaces.Box(0, most, (1,), np.int32),
-            "heard": spaces.Box(0, top, (heard, q), np.int16),
-            "heard_count": spaces.Box(0, heard, (1,), np.int32),
-            "instrument": spaces.Box(0, len(INSTRUMENTS) - 1, (1,), np.int32),
-            "latency": spaces.Box(0.0, np.inf, (1,), np.float32),
-            "played": spaces.Box(0, top, (played, q), np.int16),
-            "played_status": spaces.Box(0, 3, (played,), np.int8),
-            "slack": spaces.Box(-np.inf, np.inf, (1,), np.float32),
-        }
-    )
-    return observation, spaces.MultiDiscrete(np.full(k * q, codec.cardinality))
+def _require_whole(name: str, value: Any) -> None:
+    """Raise `ConfigError` unless `value` is a whole number."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number.")
 
 
 def check_options(options: Mapping[str, Any] | None, known: Sequence[str]) -> Mapping[str, Any]:

@@ -108,6 +108,25 @@ class CodecConformance:
             sound = [decoder.push(codes[:, e : e + block]) for e in edges]
             assert np.abs(np.concatenate(sound, axis=1) - audio).max() <= self.tolerance
 
+    def test_some_rows_move_on_alone(self) -> None:
+        """A push to some rows gives what these rows alone would give, and the others stand still."""
+        codec = self.make()
+        clip = self._clip(codec)
+        codes, hop = codec.encode(clip), codec.hop_samples
+        half = self.frames // 2
+        encoder, decoder = codec.encoder(2), codec.decoder(2)
+        one = np.array([1])
+        early = encoder.push(clip[1:, : half * hop], one)
+        sound = decoder.push(codes[1:, :half], one)
+        rest = encoder.push(clip[:, : half * hop])[:1], decoder.push(codes[:, :half])[:1]
+        encoder.push(clip[:1, half * hop :], np.array([0]))
+        late = encoder.push(clip[:1, : half * hop], np.array([0]))
+        assert np.array_equal(early[0], codes[1, :half]) and np.array_equal(rest[0][0], codes[0, :half])
+        assert late.shape == (1, half, codec.num_codebooks)
+        audio = codec.decode(codes)[:, : half * hop]
+        assert np.abs(sound[0] - audio[1]).max() <= self.tolerance
+        assert np.abs(rest[1][0] - audio[0]).max() <= self.tolerance
+
     def test_reset_clears_only_its_rows(self) -> None:
         """A reset row starts as if fresh; the other row goes on."""
         codec = self.make()

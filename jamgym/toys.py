@@ -94,14 +94,15 @@ class ToyStream:
         self._encode = encode
         self._past = np.zeros((batch, codec.hop_samples), dtype=np.float32)
 
-    def push(self, block: NDArray) -> NDArray:
-        """Encode `(N, m * hop_samples)` samples, or decode `(N, m, Q)` codes."""
+    def push(self, block: NDArray, rows: NDArray[np.int64] | None = None) -> NDArray:
+        """Encode `(N, m * hop_samples)` samples, or decode `(N, m, Q)` codes, of all streams or of `rows`."""
+        which = slice(None) if rows is None else rows
         if self._encode:
-            codes = self._codec._encode(block, self._past)
-            self._past = block.reshape(len(block), -1, self._codec.hop_samples)[:, -1].copy()
-            return codes
-        audio, self._past = self._codec._decode(block, self._past)
-        return audio
+            result = self._codec._encode(block, self._past[which])
+            self._past[which] = block.reshape(len(block), -1, self._codec.hop_samples)[:, -1]
+        else:
+            result, self._past[which] = self._codec._decode(block, self._past[which])
+        return result
 
     def reset(self, rows: NDArray[np.bool_] | None = None) -> None:
         """Forget the past of the rows in mask `rows`, or of all."""

@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 
 from jamgym import rendering
 from jamgym.accompaniment_env import RENDER_MODES
+from jamgym.actions import make_actions
+from jamgym.clocks import Clock, make_clock
 from jamgym.codec import Audio, Codec, Codes
 from jamgym.episode import Episode, EpisodeSource
 from jamgym.errors import ConfigError, unknown_name_message
-from jamgym.playback import EventLog
+from jamgym.event_log import EventLog
+from jamgym.observation import Observation, Observer
 from jamgym.record import EpisodeRecord
-from jamgym.settings import EnvSettings, check_options, make_simulation, make_spaces
-from jamgym.simulation import Observation
-from jamgym.timing import Timing
+from jamgym.settings import EnvSettings, check_options, make_simulation
+from jamgym.timing import Ticks, Timing
 
 
-class AccompanimentVectorEnv(VectorEnv[Observation, NDArray[np.integer[Any]], NDArray[Any]]):
+class AccompanimentVectorEnv(VectorEnv[Observation, NDArray[Any], NDArray[Any]]):
     """N accompaniment streams; `gymnasium.make_vec("jamgym/Accompaniment-v0", num_envs=N)` makes one.
 
     Row j seeded with s behaves as `AccompanimentEnv` seeded with s + j, bit for bit.
@@ -31,6 +33,7 @@ class AccompanimentVectorEnv(VectorEnv[Observation, NDArray[np.integer[Any]], ND
     Args:
         num_envs: Number of rows N.
         autoreset_mode: "SameStep" (default), "NextStep" or "Disabled", or the enum member.
+        clock: As in `AccompanimentEnv`; real time takes one row only.
         render_mode: As in `AccompanimentEnv`; `render` returns one picture per row.
         source: As in `AccompanimentEnv`.
         **settings: The fields of `jamgym.settings.EnvSettings`.
@@ -51,6 +54,7 @@ class AccompanimentVectorEnv(VectorEnv[Observation, NDArray[np.integer[Any]], ND
         num_envs: int = 1,
         *,
         autoreset_mode: str | AutoresetMode = "SameStep",
+        clock: str = "simulated",
         render_mode: str | None = None,
         source: EpisodeSource | None = None,
         **settings: Any,
@@ -60,16 +64,19 @@ class AccompanimentVectorEnv(VectorEnv[Observation, NDArray[np.integer[Any]], ND
             raise ConfigError(unknown_name_message("render_mode", str(render_mode), RENDER_MODES))
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.settings = EnvSettings.of(**settings)
+        self.clock: Clock = make_clock(clock, num_envs)
         self.simulation = make_simulation(num_envs, self.settings, source)
+        self.observer = Observer(self.simulation, self.settings.observation, self.settings.window)  # type: ignore[arg-type]
+        self.actions = make_actions(self.settings.action, self.simulation)  # type: ignore[arg-type]
         self.num_envs = num_envs
         self.render_mode = render_mode
-        self.single_observation_space, self.single_action_space = make_spaces(self.simulation)
+        self.single_observation_space = self.observer.space(self.simulation)
+        self.single_action_space = self.actions.space(self.simulation)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        timing = self.simulation.timing
         self.metadata = {
             **type(self).metadata,
-            "render_fps": timing.sample_rate / (timing.hop_samples * timing.k),
+            "render_fps": self.codec.sample_rate / (self.codec.hop_samples * self.simulation.chunk),
             "autoreset_mode": self.autoreset_mode,
         }
         self._over = np.zeros(num_envs, dtype=np.bool_)
@@ -77,8 +84,16 @@ class AccompanimentVectorEnv(VectorEnv[Observation, NDArray[np.integer[Any]], ND
 
     @property
     def timing(self) -> Timing:
-        """The clock's constants; `frames` is the most that the source draws."""
+        """The clock's constants; `frames` is the most that the source draws.
+
+        Raises:
+            ConfigError: Each episode draws its own t_f or k; see `timing_of`.
+        """
         return self.simulation.timing
+
+    def timing_of(self, row: int) -> Timing:
+        """Return the clock's constants in the current episode of `row`."""
+        return self.simulation.row_timings[row]
 
     @property
     def codec(self) -> Codec:
@@ -128,17 +143,33 @@ class AccompanimentVectorEnv(VectorEnv[Observation, NDArray[np.integer[Any]], ND
         for row in rows.tolist():
             if seeds[row] is not None:
                 self.simulation.seed(row, seeds[row])
-        self.simulation.reset(rows, [given[row] for row in rows.tolist()])
+        self._begin(rows, [given[row] for row in rows.tolist()])
         self._over[rows] = False
         self._ready = True
         chosen = np.zeros(n, dtype=np.bool_)
         chosen[rows] = True
-        return self.simulation.observe(), _masked(self.simulation.info(), chosen)
+        shown = self.observer.observe(self.simulation), _masked(self.simulation.info(), chosen)
+        self.clock.hand_out(self.simulation)
+        return shown
+
+    def _begin(self, rows: NDArray[np.int64], episodes: Sequence[Episode | None] | None = None) -> None:
+        """Begin new episodes in `rows`."""
+        self.simulation.reset(rows, episodes)
+        self.actions.reset(rows)
+        self.clock.begin(self.simulation)
+
+    def pause(self) -> None:
+        """Stop the clock, for instance while learning. The simulated clock stands still anyway."""
+        self.clock.pause()
+
+    def resume(self) -> None:
+        """Let the clock go on."""
+        self.clock.resume()
 
     def step(
-        self, actions: NDArray[np.integer[Any]]
+        self, actions: NDArray[Any]
     ) -> tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Make one call in every row. `actions` is `(N, k * Q)` or `(N, k, Q)` codes.
+        """Make one call in every row. `actions` is `(N, k * Q)` or `(N, k, Q)` codes, or `(N, k * hop)` samples.
 
         In mode "NextStep" a row whose episode is over ignores its action, begins anew and returns reward 0.
 
@@ -148,19 +179,28 @@ class AccompanimentVectorEnv(VectorEnv[Observation, NDArray[np.integer[Any]], ND
         """
         if not self._ready:
             raise ResetNeeded("There are no episodes under way: call reset() before step().")
-        simulation = self.simulation
-        codes = simulation.check_actions(actions)
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            return self._next_step(codes)
-        if self._over.any():
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._over.any():
             raise ResetNeeded(
                 f"The episodes of rows {np.flatnonzero(self._over).tolist()} are over: reset them with "
                 "options={'reset_mask': mask}."
             )
-        rewards, over = simulation.step(codes)
+        latency = self.clock.charge(self.simulation)
+        codes = self.actions.read(self.simulation, actions)
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            result = self._next_step(codes, latency)
+        else:
+            result = self._step(codes, latency)
+        self.clock.hand_out(self.simulation)
+        return result
+
+    def _step(
+        self, codes: Codes, latency: Ticks | None
+    ) -> tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        simulation = self.simulation
+        rewards, over = simulation.step(codes, latency)
         terminated, truncated = over & simulation.ends_song, over & ~simulation.ends_song
         everyone = np.ones(self.num_envs, dtype=np.bool_)
-        observation = simulation.observe()
+        observation = self.observer.observe(simulation)
         if not over.any():
             return observation, rewards, terminated, truncated, _masked(simulation.info(), everyone)
         rows = np.flatnonzero(over)
@@ -175,29 +215,29 @@ class AccompanimentVectorEnv(VectorEnv[Observation, NDArray[np.integer[Any]], ND
         final_obs = np.full(self.num_envs, None, dtype=object)
         for row in rows.tolist():
             final_obs[row] = {key: value[row].copy() for key, value in observation.items()}
-        simulation.reset(rows)
+        self._begin(rows)
         infos = _masked(simulation.info(), everyone)
         infos.update(final_obs=final_obs, _final_obs=over.copy(), final_info=final_info, _final_info=over.copy())
-        return simulation.observe(), rewards, terminated, truncated, infos
+        return self.observer.observe(simulation), rewards, terminated, truncated, infos
 
     def _next_step(
-        self, codes: Codes
+        self, codes: Codes, latency: Ticks | None
     ) -> tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         simulation, ended = self.simulation, self._over
         # Rows that are over go through the step into room that is kept for that, and then begin anew.
-        rewards, over = simulation.step(codes)
+        rewards, over = simulation.step(codes, latency)
         over = over & ~ended
         terminated, truncated = over & simulation.ends_song, over & ~simulation.ends_song
         if over.any():
             simulation.finish(np.flatnonzero(over))
         if ended.any():
             rewards = np.where(ended, 0.0, rewards)
-            simulation.reset(np.flatnonzero(ended))
+            self._begin(np.flatnonzero(ended))
         infos = _masked(simulation.info(), np.ones(self.num_envs, dtype=np.bool_))
         if over.any():
             infos.update(_masked({"episode_score": np.where(over, simulation.score, 0.0)}, over))
         self._over = over
-        return simulation.observe(), rewards, terminated, truncated, infos
+        return self.observer.observe(simulation), rewards, terminated, truncated, infos
 
     def played_codes(self, row: int) -> Codes:
         """Return what `row` has played so far, `(frames, Q)`."""

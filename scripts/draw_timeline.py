@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jamgym.playback import ON_TIME, resolve_slots
+from jamgym.playback import ON_TIME, Chunks, LastPlayed, PlaybackRule, resolve_slots
 from jamgym.timing import Timing
 
 if TYPE_CHECKING:
@@ -37,15 +37,19 @@ def compute(timing: Timing, seconds: tuple[float, ...]) -> dict[str, np.ndarray]
     calls = np.arange(timing.num_calls, dtype=np.int64)
     silence = np.zeros(1, dtype=np.int16)
     slots = resolve_slots(
-        finish,
-        calls * timing.k,
-        np.zeros((len(calls), timing.k, 1), dtype=np.int16),
-        np.full(len(calls), timing.frames),
-        timing,
-        "silence",
+        Chunks(
+            emitted=np.zeros((len(calls), timing.k, 1), dtype=np.int16),
+            first=calls * timing.k,
+            size=np.full(len(calls), timing.k),
+            frames=np.full(len(calls), timing.frames),
+            finish=finish,
+            slip=np.zeros_like(calls),
+        ),
+        PlaybackRule("silence"),
+        timing.hop_samples,
+        timing.d_out,
         silence,
-        np.zeros((len(calls), 1), dtype=np.int16),
-        np.full(len(calls), -1),
+        LastPlayed(np.zeros((len(calls), 1), dtype=np.int16), np.full(len(calls), -1)),
     )
     return {
         "release": timing.release(calls),

@@ -92,17 +92,16 @@ def test_window_is_right_aligned_with_zeros_and_silence_before(random_actions):
     env = AccompanimentEnv(source=SOURCE, reward=None, t_f=-3, k=4, observation="window", window=8)
     actions = random_actions(6, 1, 4)[:, 0]
     for call, step in enumerate(play(env, actions, options={"episode": EPISODE})):
-        observation, first = step[0], call * 4
+        observation, slots = step[0], min(call * 4, 22)
         count = int(observation["heard_count"][0])
         visible = env.timing.visible(call)
         assert count == min(visible, 8)
         assert np.array_equal(observation["heard"][8 - count :], EPISODE.input_codes[visible - count : visible])
         assert not observation["heard"][: 8 - count].any()
-        decided = min(first, 8)
-        emitted = actions.reshape(-1, 2)[first - decided : first]
-        beyond = np.arange(first - decided, first) >= 22
-        assert np.array_equal(observation["played"][8 - decided :], np.where(beyond[:, None], 0, emitted))
-        assert observation["played_status"].tolist() == [0] * (8 - decided) + np.where(beyond, 0, ON_TIME).tolist()
+        decided = min(slots, 8)
+        emitted = actions.reshape(-1, 2)[slots - decided : slots]
+        assert np.array_equal(observation["played"][8 - decided :], emitted)
+        assert observation["played_status"].tolist() == [0] * (8 - decided) + [ON_TIME] * decided
 
 
 @settings(max_examples=60, deadline=None)

@@ -133,14 +133,17 @@ def test_windows_hold_their_own_part_of_each_stream():
 
 
 def test_a_row_begins_with_a_fresh_decoder():
-    scorer = EpisodeScorer(ToyReward(), CODEC, rows=2, frames=10, k=5)
+    scorer = EpisodeScorer(ToyReward(), CODEC, rows=2, frames=10)
     episodes = [SOURCE.crop("train-0000", "bass", 0)] * 2
     scorer.grow(103)
     scorer.start(np.arange(2), episodes)
-    loud = np.full((2, 5, 2), 12, dtype=np.int16)
-    scorer.step(np.array([0, 0]), loud)
+    codes = np.zeros((2, 10, 2), dtype=np.int16)
+    codes[:, :5] = 12
+    status = np.ones((2, 10), dtype=np.int8)
+    scorer.advance(codes, status, np.array([0, 0]), np.array([5, 5]))
     scorer.start(np.array([1]), episodes[:1])
-    scorer.step(np.array([1, 0]), np.zeros_like(loud))
+    codes[1] = 0
+    scorer.advance(codes, status, np.array([5, 0]), np.array([10, 5]))
     assert scorer.audio(0, 10)[5 * 640 : 6 * 640].any()
     assert not scorer.audio(1, 5).any()
 

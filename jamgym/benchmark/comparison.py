@@ -16,7 +16,7 @@ from jamgym.episode import Episode
 from jamgym.errors import ConfigError, unknown_name_message
 from jamgym.policy import Policy
 from jamgym.reward import RewardModel
-from jamgym.simulation import EpisodeRecord
+from jamgym.record import EpisodeRecord
 from jamgym.vector_env import AccompanimentVectorEnv
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from jamgym.benchmark.comparison import Comparison
 from jamgym.benchmark.table import heading, title
 from jamgym.codec import Audio, Codec
 from jamgym.files import atomic_path
-from jamgym.playback import GAP, ON_TIME, REPEATED
-from jamgym.simulation import EpisodeRecord
+from jamgym.playback import CONCEALED, DELAYED, GAP, ON_TIME, REPEATED
+from jamgym.record import EpisodeRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _WINDOW = 1024
 _HOP = 256
 _FLOOR_DB = -80.0
-_STATUS_COLOURS: Mapping[int, str] = {GAP: "red", REPEATED: "orange"}
+_STATUS_COLOURS: Mapping[int, str] = {GAP: "red", REPEATED: "orange", CONCEALED: "peru", DELAYED: "tab:blue"}
 
 
 def plot_comparison(comparison: Comparison, path: Path | str) -> Path:
@@ -82,7 +82,7 @@ def plot_episode(record: EpisodeRecord, codec: Codec, played: Audio, path: Path 
     for start, end, status in late_runs(record.status):
         span = np.array([start, end]) * codec.hop_samples / codec.sample_rate
         axes[1].axvspan(*span, ymin=0.94, color=_STATUS_COLOURS.get(status, "red"), linewidth=0)
-    axes[1].set_xlabel("seconds (lines: chord changes; red: silent late slots; orange: repeated)")
+    axes[1].set_xlabel("seconds (lines: chord changes; red: silent late slots; orange: repeated; brown: concealed; blue: after a stall)")
     axes[0].set_title(f"{episode.song_id}, {episode.target_name}", fontsize=10)
     return _save(figure, path)
 

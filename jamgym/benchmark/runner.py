@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from jamgym.concealment import conceal
 from jamgym.codec import Audio, Codec
 from jamgym.episode import Episode
 from jamgym.errors import ConfigError
 from jamgym.policy import Policy
 from jamgym.reward import RewardModel
 from jamgym.scoring import check_reward, plan_windows, score_windows
-from jamgym.simulation import EpisodeRecord
+from jamgym.record import EpisodeRecord
 from jamgym.vector_env import AccompanimentVectorEnv
 
 #: Records that are decoded at once.
@@ -85,7 +86,9 @@ def decode_played(records: Sequence[EpisodeRecord], codec: Codec) -> list[Audio]
     for batch in _batches([records[index].episode for index in missing], DECODE_BATCH):
         chosen = [missing[index] for index in batch]
         decoded = codec.decode(np.stack([records[index].played_codes for index in chosen]))
-        for index, samples in zip(chosen, decoded, strict=True):
+        status = np.stack([records[index].status for index in chosen])
+        heard, _ = conceal(decoded, status, np.ones(len(chosen), dtype=np.float32), codec.hop_samples)
+        for index, samples in zip(chosen, heard, strict=True):
             audio[index] = samples
     return [samples for samples in audio if samples is not None]
 
@@ -120,13 +123,13 @@ def score_metric(
 def score_timing(records: Sequence[EpisodeRecord], codec: Codec) -> dict[str, NDArray[np.float64]]:
     """Return each of `TIMING_MEASURES` `(episodes,)`.
 
-    `late_frames` is the share of frames that missed their deadline; lateness is per frame, 0 if on time,
+    `late_frames` is the share of frames that missed their deadline or were never made in time; lateness is per frame, 0 if on time,
     and counts the waiting for earlier calls; `underruns` are slots with nothing to play.
     """
     rate = codec.sample_rate
-    lateness = np.stack([np.percentile(record.lateness, [50, 95, 99]) / rate for record in records])
+    lateness = np.stack([np.percentile(np.maximum(record.lateness, 0), [50, 95, 99]) / rate for record in records])
     return {
-        "late_frames": np.array([float(np.mean(record.lateness > 0)) for record in records]),
+        "late_frames": np.array([float(np.mean(record.lateness != 0)) for record in records]),
         "longest_gap_seconds": np.array([record.log.longest_gap * codec.hop_samples / rate for record in records]),
         "underruns": np.array([float(record.log.underruns) for record in records]),
         "lateness_p50_seconds": lateness[:, 0],

@@ -32,41 +32,51 @@ def _reset(state: list[Tensor] | None, rows: NDArray[np.bool_] | None) -> list[T
     return [torch.where(keep.reshape(-1, *[1] * (t.dim() - 1)), t, torch.zeros_like(t)) for t in state]
 
 
-class _StreamingEncoder:
+class _Streams:
+    """Streaming state of N rows; a push may move some of them on and leave the others where they are."""
+
     def __init__(self, codec: SpectralCodec, batch: int) -> None:
         self._codec, self._batch = codec, batch
         self._state: list[Tensor] | None = None
 
+    def reset(self, rows: NDArray[np.bool_] | None = None) -> None:
+        self._state = _reset(self._state, rows)
+
+    def _advance(
+        self, network: Any, block: Tensor, rows: NDArray[np.int64] | None
+    ) -> Tensor:
+        if rows is None:
+            result, self._state = network(block, self._state)
+            return result
+        index = torch.from_numpy(np.asarray(rows, dtype=np.int64))
+        part = None if self._state is None else [tensor[index] for tensor in self._state]
+        result, moved = network(block, part)
+        if self._state is None:
+            # A fresh stream is all zeros, as `_reset` has it.
+            self._state = [tensor.new_zeros(self._batch, *tensor.shape[1:]) for tensor in moved]
+        self._state = [old.index_copy(0, index, new) for old, new in zip(self._state, moved, strict=True)]
+        return result
+
+
+class _StreamingEncoder(_Streams):
     @torch.inference_mode()
-    def push(self, audio: Audio) -> Codes:
+    def push(self, audio: Audio, rows: NDArray[np.int64] | None = None) -> Codes:
         network = self._codec.network
-        tensor = self._codec.check_audio(audio, self._batch)
+        tensor = self._codec.check_audio(audio, self._batch if rows is None else len(rows))
         if tensor.shape[1] == 0:
-            return np.zeros((self._batch, 0, self._codec.num_codebooks), np.int16)
-        latents, self._state = network.encoder(tensor, self._state)
+            return np.zeros((len(tensor), 0, self._codec.num_codebooks), np.int16)
+        latents = self._advance(network.encoder, tensor, rows)
         return network.quantizer.encode(latents).numpy().astype(np.int16)
 
-    def reset(self, rows: NDArray[np.bool_] | None = None) -> None:
-        self._state = _reset(self._state, rows)
 
-
-class _StreamingDecoder:
-    def __init__(self, codec: SpectralCodec, batch: int) -> None:
-        self._codec, self._batch = codec, batch
-        self._state: list[Tensor] | None = None
-
+class _StreamingDecoder(_Streams):
     @torch.inference_mode()
-    def push(self, codes: Codes) -> Audio:
+    def push(self, codes: Codes, rows: NDArray[np.int64] | None = None) -> Audio:
         network = self._codec.network
-        tensor = self._codec.check_codes(codes, self._batch)
+        tensor = self._codec.check_codes(codes, self._batch if rows is None else len(rows))
         if tensor.shape[1] == 0:
-            return np.zeros((self._batch, 0), np.float32)
-        latents = network.quantizer.decode(tensor)
-        audio, self._state = network.decoder(latents, self._state)
-        return audio.numpy()
-
-    def reset(self, rows: NDArray[np.bool_] | None = None) -> None:
-        self._state = _reset(self._state, rows)
+            return np.zeros((len(tensor), 0), np.float32)
+        return self._advance(network.decoder, network.quantizer.decode(tensor), rows).numpy()
 
 
 class SpectralCodec:

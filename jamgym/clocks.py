@@ -1,0 +1,172 @@
+"""Clocks: who says how long a call took, and whether anybody waits for the next one.
+
+The simulated clock draws latencies and never waits. The measured clock charges the real time between two
+calls of the environment and never waits either, so a rollout runs as fast as the policy. The wall clock
+charges real time and paces: the next observation is handed out when its input would be there.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Literal, get_args
+
+import numpy as np
+
+from jamgym.errors import ConfigError, JamgymError, unknown_name_message
+from jamgym.simulation import Simulation
+from jamgym.timing import Ticks
+
+ClockName = Literal["simulated", "measured", "wall"]
+CLOCKS: tuple[ClockName, ...] = get_args(ClockName)
+
+#: Seconds before a release at which sleeping ends and spinning begins: more than a sleep usually overruns.
+SPIN_SECONDS = 0.002
+
+
+class SimulatedClock:
+    """Time passes as the latency model says; nothing is measured."""
+
+    def begin(self, simulation: Simulation) -> None:
+        """Nothing to anchor."""
+
+    def charge(self, simulation: Simulation) -> Ticks | None:
+        """Return None: the latency model has drawn what the call takes."""
+        return None
+
+    def hand_out(self, simulation: Simulation) -> None:
+        """Nobody waits."""
+
+    def pause(self) -> None:
+        """Real time does not count anyway."""
+
+    def resume(self) -> None:
+        """Real time does not count anyway."""
+
+
+class MeasuredClock:
+    """Charges one stream the real time from the moment an observation is handed out to the next call.
+
+    Time between `pause` and `resume`, and the environment's own work, are not charged.
+    """
+
+    def __init__(self) -> None:
+        self._handed_out: float | None = None
+        self._paused_at: float | None = None
+        self._paused = 0.0
+
+    def begin(self, simulation: Simulation) -> None:
+        """Forget the last episode; a clock that is paused stays so."""
+        self._paused = 0.0
+        if self._paused_at is not None:
+            self._paused_at = time.perf_counter()
+
+    def charge(self, simulation: Simulation) -> Ticks | None:
+        """Return the `(1,)` ticks since the last observation, rounded up.
+
+        Raises:
+            JamgymError: The clock is paused.
+        """
+        now = time.perf_counter()
+        if self._paused_at is not None:
+            raise JamgymError("The clock is paused: call resume() before the next step.")
+        assert self._handed_out is not None
+        seconds = max(now - self._handed_out - self._paused, 0.0)
+        return np.array([int(np.ceil(seconds * simulation.codec.sample_rate))], dtype=np.int64)
+
+    def hand_out(self, simulation: Simulation) -> None:
+        """Start counting for the coming call."""
+        self._paused = 0.0
+        self._handed_out = time.perf_counter()
+        if self._paused_at is not None:
+            self._paused_at = self._handed_out
+
+    def pause(self) -> None:
+        """Stop counting, for learning. Pausing twice is pausing once."""
+        if self._paused_at is None:
+            self._paused_at = time.perf_counter()
+
+    def resume(self) -> None:
+        """Go on counting."""
+        if self._paused_at is not None:
+            self._paused += time.perf_counter() - self._paused_at
+            self._paused_at = None
+
+    def __getstate__(self) -> dict[str, None | float]:
+        # A pickled instant means nothing elsewhere: counting starts anew where the environment is unpickled.
+        return {"_handed_out": None, "_paused_at": None, "_paused": 0.0}
+
+    def __setstate__(self, state: dict[str, float | None]) -> None:
+        self.__dict__.update(state)
+        self._handed_out = time.perf_counter()
+
+
+class WallClock:
+    """Paces one stream: tick 0, the start of the music, is -R(0) after `begin`, so a call can run before it.
+
+    All that happens between two releases counts, the environment's own work included, as it would on a stage.
+    """
+
+    def __init__(self) -> None:
+        self._zero = 0.0
+        self._paused_at: float | None = None
+        #: Seconds by which the last observation was handed out after its due time.
+        self.jitter = 0.0
+
+    def begin(self, simulation: Simulation) -> None:
+        """Let the first call's release be now."""
+        now = time.perf_counter()
+        self._zero = now - float(simulation.start[0]) / simulation.codec.sample_rate
+        if self._paused_at is not None:
+            self._paused_at = now
+
+    def charge(self, simulation: Simulation) -> Ticks | None:
+        """Return the `(1,)` ticks from S(i) to now, rounded up.
+
+        Raises:
+            JamgymError: The clock is paused.
+        """
+        if self._paused_at is not None:
+            raise JamgymError("The clock is paused: call resume() before the next step.")
+        now = (time.perf_counter() - self._zero) * simulation.codec.sample_rate
+        return np.maximum(int(np.ceil(now)) - simulation.start, 0)
+
+    def hand_out(self, simulation: Simulation) -> None:
+        """Wait until the coming call's start: sleep first, then spin, since a sleep overruns."""
+        due = self._zero + float(simulation.start[0]) / simulation.codec.sample_rate
+        left = due - time.perf_counter()
+        if left > SPIN_SECONDS:
+            time.sleep(left - SPIN_SECONDS)
+        while (now := time.perf_counter()) < due:
+            pass
+        self.jitter = now - due
+
+    def pause(self) -> None:
+        """Let the music stand still. Pausing twice is pausing once."""
+        if self._paused_at is None:
+            self._paused_at = time.perf_counter()
+
+    def resume(self) -> None:
+        """Let the music go on where it was."""
+        if self._paused_at is not None:
+            self._zero += time.perf_counter() - self._paused_at
+            self._paused_at = None
+
+
+Clock = SimulatedClock | MeasuredClock | WallClock
+
+
+def make_clock(name: str, rows: int) -> Clock:
+    """Return the clock called `name`.
+
+    Raises:
+        ConfigError: No such clock, or real time for more than one stream: the time of a batch is not that of a stream.
+    """
+    if name not in CLOCKS:
+        raise ConfigError(unknown_name_message("clock", str(name), CLOCKS))
+    if name != "simulated" and rows != 1:
+        raise ConfigError(
+            f"clock={name!r} with {rows} streams: the time that a batch takes is not the time that one stream takes. "
+            "Use num_envs=1, or clock='simulated' with the latencies of `jamgym profile`."
+        )
+    made: dict[str, type[Clock]] = {"simulated": SimulatedClock, "measured": MeasuredClock, "wall": WallClock}
+    return made[name]()

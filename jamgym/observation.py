@@ -1,0 +1,140 @@
+"""What an agent sees: newly heard frames or a window, what was played, and how much time there is."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from jamgym.codec import Codes
+from jamgym.corpus import INSTRUMENTS
+from jamgym.errors import ConfigError, unknown_name_message
+from jamgym.playback import STATUSES
+from jamgym.simulation import Simulation
+
+ObservationMode = Literal["new", "window"]
+OBSERVATION_MODES: tuple[ObservationMode, ...] = get_args(ObservationMode)
+Observation = dict[str, NDArray[Any]]
+
+
+class Observer:
+    """Reads observations off a simulation.
+
+    Args:
+        simulation: Its `pad` must be at least `window` in mode "window".
+        mode: "new" shows the frames heard since the last call, "window" the last `window` frames.
+        window: Frames W of mode "window".
+
+    Raises:
+        ConfigError: The mode is unknown.
+    """
+
+    def __init__(self, simulation: Simulation, mode: ObservationMode = "new", window: int = 100) -> None:
+        if mode not in OBSERVATION_MODES:
+            raise ConfigError(unknown_name_message("observation mode", str(mode), OBSERVATION_MODES))
+        self.mode = mode
+        self.window = window
+        conditions = simulation.conditions
+        if simulation.rule.backlog == "skip":
+            # A jump may pass any number of frames, and none of them may be lost.
+            self.new_frames = max(conditions.base.frames, *conditions.t_f)
+        else:
+            self.new_frames = max(*conditions.k, *conditions.t_f, 1)
+        self._new = np.arange(self.new_frames)
+        self._window = np.arange(window)
+        self._rows = np.arange(simulation.rows)[:, None]
+
+    @staticmethod
+    def pad(mode: str, window: int) -> int:
+        """Return the empty frames that a simulation must keep in front."""
+        return window if mode == "window" else 0
+
+    def space(self, simulation: Simulation) -> spaces.Dict:
+        """Return the observation space of one row.
+
+        Codes are integer Boxes: a MultiDiscrete observation would be one-hot encoded by common libraries.
+        """
+        codec, conditions = simulation.codec, simulation.conditions
+        q, top = codec.num_codebooks, codec.cardinality - 1
+        heard = self.window if self.mode == "window" else self.new_frames
+        played = self.window if self.mode == "window" else simulation.chunk
+        most = np.iinfo(np.int32).max
+
+        def number(low: int, high: int) -> spaces.Box:
+            return spaces.Box(low, high, (1,), np.int32)
+
+        return spaces.Dict(
+            {
+                "frame": number(0, most),
+                "heard": spaces.Box(0, top, (heard, q), np.int16),
+                "heard_count": number(0, heard),
+                "instrument": number(0, len(INSTRUMENTS) - 1),
+                "k": number(1, max(conditions.k)),
+                "latency": spaces.Box(0.0, np.inf, (1,), np.float32),
+                "latency_model": number(0, max(len(conditions.latency) - 1, 1)),
+                "pending": number(0, most),
+                "played": spaces.Box(0, top, (played, q), np.int16),
+                "played_status": spaces.Box(0, STATUSES - 1, (played,), np.int8),
+                "skipped": number(0, most),
+                "slack": spaces.Box(-np.inf, np.inf, (1,), np.float32),
+                "slip": number(0, most),
+                "t_f": number(-most, most),
+            }
+        )
+
+    def observe(self, simulation: Simulation) -> Observation:
+        """Return the observation of all rows as fresh arrays, `(N, ...)` each."""
+        clock, rate = simulation.clock, simulation.codec.sample_rate
+        frame = simulation.call * clock.k
+        if self.mode == "window":
+            heard, count = self._last_heard(simulation)
+            past = simulation.cursor[:, None] + self._window
+            played, status = simulation.played[self._rows, past], simulation.log.status[self._rows, past]
+        else:
+            heard, count = self._newly_heard(simulation)
+            played, status = simulation.chunk_codes.copy(), simulation.chunk_status.copy()
+        slot = frame + simulation.slip
+        slack = clock.deadline(slot) - simulation.start
+        return {
+            "frame": _column(frame),
+            "heard": heard,
+            "heard_count": _column(count),
+            "instrument": _column(simulation.instrument),
+            "k": _column(clock.k),
+            "latency": _seconds(simulation.last_latency, rate),
+            "latency_model": _column(simulation.latency_model),
+            "pending": _column(np.clip(slack // clock.hop_samples, 0, slot)),
+            "played": played,
+            "played_status": status,
+            "skipped": _column(simulation.skipped),
+            "slack": _seconds(slack, rate),
+            "slip": _column(simulation.slip),
+            "t_f": _column(clock.t_f),
+        }
+
+    def _newly_heard(self, simulation: Simulation) -> tuple[Codes, NDArray[np.int64]]:
+        before = simulation.visible_before
+        count = simulation.visible - before
+        heard = simulation.heard[self._rows, before[:, None] + (self._new + simulation.pad)]
+        if (count < self.new_frames).any():
+            # Frames from V(i) on are still in the future.
+            heard[self._new >= count[:, None]] = 0
+        return heard, count
+
+    def _last_heard(self, simulation: Simulation) -> tuple[Codes, NDArray[np.int64]]:
+        # With at least `window` frames of padding in front, the last W frames before frame m start at pad - W + m.
+        shift = simulation.pad - self.window
+        heard = simulation.heard[self._rows, simulation.visible[:, None] + (self._window + shift)]
+        return heard, np.minimum(simulation.visible, self.window)
+
+
+def _column(values: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return `(N,)` as a fresh `(N, 1)` int32."""
+    return values.astype(np.int32)[:, None]
+
+
+def _seconds(ticks: NDArray[np.int64], sample_rate: int) -> NDArray[np.float32]:
+    """Return `(N,)` ticks as `(N, 1)` float32 seconds."""
+    return (ticks / sample_rate).astype(np.float32)[:, None]
