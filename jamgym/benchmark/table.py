@@ -79,7 +79,13 @@ def rich_table(comparison: Comparison) -> Table:
 def markdown(comparison: Comparison) -> str:
     """Return the whole report as markdown: policies x metrics, paired differences, what was left out."""
     header, body = rows(comparison)
-    parts = [f"# {title(comparison)}", "", "Mean over songs [95 % bootstrap interval].", "", *_grid(header, body)]
+    parts = [
+        f"# {title(comparison)}",
+        "",
+        "Mean over songs [95 % bootstrap interval].",
+        "",
+        *markdown_grid(header, body),
+    ]
     pairs = comparison.pairs()
     if pairs and comparison.metrics:
         grid = [
@@ -87,7 +93,7 @@ def markdown(comparison: Comparison) -> str:
             for a, b in pairs
         ]
         parts += ["", "## Paired differences (same songs)", ""]
-        parts += _grid(["difference", *(heading(name) for name in comparison.metrics)], grid)
+        parts += markdown_grid(["difference", *(heading(name) for name in comparison.metrics)], grid)
         parts += ["", *sentences(comparison)]
     if comparison.omitted:
         parts += ["", *comparison.omitted.values()]
@@ -133,6 +139,7 @@ def _digits(interval: Interval) -> int:
     return 4
 
 
-def _grid(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def markdown_grid(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in body]

@@ -107,4 +107,15 @@ COMMANDS: tuple[Command, ...] = (
             "jamgym evaluate --corpus stems --corpus.path my_songs --seed 3",
         ),
     ),
+    Command(
+        "profile",
+        "Measure how long a policy takes per call on this machine, and write it as latency models.",
+        "jamgym.benchmark.profiling:ProfileConfig",
+        "jamgym.benchmark.profiling:profile",
+        (
+            "jamgym profile --config configs/profile/default.yaml --out runs/profile",
+            "jamgym profile --policy decoder --policy.checkpoint runs/first/decoder.safetensors --threads 1",
+            "jamgym profile --k_choices '[1, 2, 5]' --t_f -10",
+        ),
+    ),
 )
