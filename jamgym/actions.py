@@ -98,7 +98,9 @@ class AudioActions:
             raise ActionError("The action holds NaN or infinite samples; replace them before stepping.")
         loudest = float(np.abs(array).max())
         if loudest > 1.0:
-            raise ActionError(f"The action reaches {loudest:.3g}; samples are in [-1, 1]. Clip or scale before stepping.")
+            raise ActionError(
+                f"The action reaches {loudest:.3g}; samples are in [-1, 1]. Clip or scale before stepping."
+            )
         array = array.astype(np.float32)
         sizes = simulation.clock.k
         codes = np.zeros((simulation.rows, k, codec.num_codebooks), dtype=np.int16)

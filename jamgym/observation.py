@@ -37,12 +37,16 @@ class Observer:
         self.mode = mode
         self.window = window
         conditions = simulation.conditions
-        if simulation.rule.backlog == "skip":
-            # A jump may pass any number of frames, and none of them may be lost.
-            self.new_frames = max(conditions.base.frames, *conditions.t_f)
-        else:
-            self.new_frames = max(*conditions.k, *conditions.t_f, 1)
+        self.new_frames = max(*conditions.k, *conditions.t_f, 1)
+        self.new_slots = simulation.chunk
+        #: Whether a call may decide other slots than its own chunk's.
+        self._irregular = simulation.rule.backlog == "skip" or simulation.rule.late_policy == "stall"
+        if self._irregular:
+            # A jump or a stall may pass any number of frames, and none of them may be lost.
+            self.new_frames = max(conditions.base.frames, self.new_frames)
+            self.new_slots = max(conditions.base.frames, self.new_slots)
         self._new = np.arange(self.new_frames)
+        self._slots = np.arange(self.new_slots)
         self._window = np.arange(window)
         self._rows = np.arange(simulation.rows)[:, None]
 
@@ -59,30 +63,32 @@ class Observer:
         codec, conditions = simulation.codec, simulation.conditions
         q, top = codec.num_codebooks, codec.cardinality - 1
         heard = self.window if self.mode == "window" else self.new_frames
-        played = self.window if self.mode == "window" else simulation.chunk
+        played = self.window if self.mode == "window" else self.new_slots
         most = np.iinfo(np.int32).max
 
         def number(low: int, high: int) -> spaces.Box:
             return spaces.Box(low, high, (1,), np.int32)
 
-        return spaces.Dict(
-            {
-                "frame": number(0, most),
-                "heard": spaces.Box(0, top, (heard, q), np.int16),
-                "heard_count": number(0, heard),
-                "instrument": number(0, len(INSTRUMENTS) - 1),
-                "k": number(1, max(conditions.k)),
-                "latency": spaces.Box(0.0, np.inf, (1,), np.float32),
-                "latency_model": number(0, max(len(conditions.latency) - 1, 1)),
-                "pending": number(0, most),
-                "played": spaces.Box(0, top, (played, q), np.int16),
-                "played_status": spaces.Box(0, STATUSES - 1, (played,), np.int8),
-                "skipped": number(0, most),
-                "slack": spaces.Box(-np.inf, np.inf, (1,), np.float32),
-                "slip": number(0, most),
-                "t_f": number(-most, most),
-            }
-        )
+        parts: dict[str, spaces.Space[Any]] = {
+            "frame": number(0, most),
+            "heard": spaces.Box(0, top, (heard, q), np.int16),
+            "heard_count": number(0, heard),
+            "instrument": number(0, len(INSTRUMENTS) - 1),
+            "k": number(1, max(conditions.k)),
+            "latency": spaces.Box(0.0, np.inf, (1,), np.float32),
+            "latency_model": number(0, max(len(conditions.latency) - 1, 1)),
+            "pending": number(0, most),
+            "played": spaces.Box(0, top, (played, q), np.int16),
+            "played_count": number(0, played),
+            "played_status": spaces.Box(0, STATUSES - 1, (played,), np.int8),
+            "skipped": number(0, most),
+            "slack": spaces.Box(-np.inf, np.inf, (1,), np.float32),
+            "slip": number(0, most),
+            "t_f": number(-most, most),
+        }
+        if self.mode == "window":
+            del parts["played_count"]
+        return spaces.Dict(parts)
 
     def observe(self, simulation: Simulation) -> Observation:
         """Return the observation of all rows as fresh arrays, `(N, ...)` each."""
@@ -94,10 +100,13 @@ class Observer:
             played, status = simulation.played[self._rows, past], simulation.log.status[self._rows, past]
         else:
             heard, count = self._newly_heard(simulation)
-            played, status = simulation.chunk_codes.copy(), simulation.chunk_status.copy()
+            if self._irregular:
+                played, status = self._newly_played(simulation)
+            else:
+                played, status = simulation.chunk_codes.copy(), simulation.chunk_status.copy()
         slot = frame + simulation.slip
         slack = clock.deadline(slot) - simulation.start
-        return {
+        observation = {
             "frame": _column(frame),
             "heard": heard,
             "heard_count": _column(count),
@@ -113,6 +122,9 @@ class Observer:
             "slip": _column(simulation.slip),
             "t_f": _column(clock.t_f),
         }
+        if self.mode == "new":
+            observation["played_count"] = _column(simulation.cursor - simulation.cursor_before)
+        return observation
 
     def _newly_heard(self, simulation: Simulation) -> tuple[Codes, NDArray[np.int64]]:
         before = simulation.visible_before
@@ -122,6 +134,15 @@ class Observer:
             # Frames from V(i) on are still in the future.
             heard[self._new >= count[:, None]] = 0
         return heard, count
+
+    def _newly_played(self, simulation: Simulation) -> tuple[Codes, NDArray[np.int8]]:
+        count = simulation.cursor - simulation.cursor_before
+        end = simulation.log.status.shape[1] - 1
+        at = (self._rows, np.minimum(simulation.cursor_before[:, None] + (self._slots + simulation.pad), end))
+        played, status = simulation.played[at], simulation.log.status[at]
+        beyond = self._slots >= count[:, None]
+        played[beyond], status[beyond] = simulation.silence_codes, 0
+        return played, status
 
     def _last_heard(self, simulation: Simulation) -> tuple[Codes, NDArray[np.int64]]:
         # With at least `window` frames of padding in front, the last W frames before frame m start at pad - W + m.

@@ -183,9 +183,7 @@ def fill_of(
     return codes, np.where(known, last.source, -1), np.where(known, rule.fill_status, GAP).astype(np.int8)
 
 
-def _stall(
-    chunks: Chunks, frame: NDArray[np.int64], lateness: Ticks, hop_samples: int, silence_codes: Codes
-) -> Slots:
+def _stall(chunks: Chunks, frame: NDArray[np.int64], lateness: Ticks, hop_samples: int, silence_codes: Codes) -> Slots:
     """Let the player wait, in whole frames, until the chunk's first frame is there; then play all of it."""
     behind = lateness[:, 0] - chunks.slip * hop_samples
     stalled = np.maximum(-(-behind // hop_samples), 0)

@@ -78,6 +78,7 @@ class Simulation:
         #: Index of the coming call, and the output slots that are decided before it.
         self.call = np.zeros(rows, dtype=np.int64)
         self.cursor = np.zeros(rows, dtype=np.int64)
+        self.cursor_before = np.zeros(rows, dtype=np.int64)
         #: Frames by which a stalled player is behind; frames skipped just before the coming call.
         self.slip = np.zeros(rows, dtype=np.int64)
         self.skipped = np.zeros(rows, dtype=np.int64)
@@ -177,6 +178,7 @@ class Simulation:
         for counter in (
             self.call,
             self.cursor,
+            self.cursor_before,
             self.slip,
             self.skipped,
             self.late_frames,
@@ -283,7 +285,7 @@ class Simulation:
             rewards = self.scorer.advance(self.played[:, decided], self.log.status[:, decided], before, after)
             self._rewards[self._row_index, count - 1] = rewards
             self.score += rewards
-        self.call, self.cursor = following, after
+        self.call, self.cursor, self.cursor_before = following, after, before
         self.last_latency = latency
         self.start = np.maximum(clock.release(following), finish)
         self.visible_before = self.visible

@@ -301,8 +301,8 @@ class PolicyConformance:
         observation, _ = env.reset(seed=0)
         everyone = np.ones(self.rows, dtype=np.bool_)
         policy.reset(everyone, env.episodes)
-        shape = (self.rows, env.timing.k, env.codec.num_codebooks)
-        for _ in range(env.timing.num_calls + 2):
+        shape = (self.rows, env.simulation.chunk, env.codec.num_codebooks)
+        for _ in range(int(env.simulation.calls.max()) + 2):
             before = {key: value.copy() for key, value in observation.items()}
             codes = policy.act(observation)
             assert codes.shape == shape and codes.dtype.kind in "iu"

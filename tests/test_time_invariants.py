@@ -262,7 +262,13 @@ FIXED = {"t_f": -5, "k": 4, "latency": {"name": "lognormal", "median_seconds": 0
 
 def settings_of(rule, conditions, **more):
     return dict(
-        corpus=ToyCorpus(songs=3, seconds=1.4), codec=ToyCodec(), reward=ToyReward(), frames=22, **conditions, **rule, **more
+        corpus=ToyCorpus(songs=3, seconds=1.4),
+        codec=ToyCodec(),
+        reward=ToyReward(),
+        frames=22,
+        **conditions,
+        **rule,
+        **more,
     )
 
 

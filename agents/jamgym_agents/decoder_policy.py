@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from jamgym.codec import Codec, Codes
 from jamgym.episode import Episode, EpisodeSource
 from jamgym.errors import ConfigError
+from jamgym.playback import PLAYED_AS_EMITTED
 from jamgym_agents.checkpoint import load_decoder
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.sampling import Sampling
 from jamgym_agents.streaming import Chunk, DecoderState, StreamingDecoder
 
-_ON_TIME = 1
+
+def _column(values: NDArray[Any]) -> torch.Tensor:
+    """Return an observation's `(N, 1)` numbers as `(N,)` int64."""
+    return torch.as_tensor(np.array(values)).reshape(-1).long()
 
 
 class DecoderPolicy:
@@ -91,18 +95,24 @@ class DecoderPolicy:
         instrument = torch.as_tensor(np.array(observation["instrument"])).reshape(-1).long()
         # A row at frame 0 starts a new episode, whether or not anybody called reset.
         state.reset(torch.as_tensor(np.array(observation["frame"])).reshape(-1) == 0, instrument)
+        sizes, decided = _column(observation["k"]), _column(observation["played_count"])
         status = np.asarray(observation["played_status"])
-        if ((status != _ON_TIME) & (status != 0)).any():
-            self._stream.amend(state, torch.as_tensor(np.array(observation["played"])).long())
+        slots = np.arange(status.shape[1]) < decided.numpy()[:, None]
+        if (slots & ~np.isin(status, PLAYED_AS_EMITTED)).any() or (decided > sizes).any():
+            played = torch.as_tensor(np.array(observation["played"])).long()
+            self._stream.amend(state, played, decided, sizes)
         heard = torch.as_tensor(np.array(observation["heard"])).long()
-        self._stream.hear(state, heard, torch.as_tensor(np.array(observation["heard_count"])).reshape(-1).long())
+        self._stream.hear(state, heard, _column(observation["heard_count"]))
         self.last_chunk = self._stream.generate(state, self.k, self.sampling, self._generator)
+        if self.k == self.chunk and (sizes < self.k).any():
+            self._stream.cut(state, self.last_chunk, sizes)
         return self.last_chunk
 
     def _check(self, observation: Mapping[str, NDArray[Any]]) -> None:
         """Refuse observations that would be heard wrong without any other sign."""
-        chunk, heard = np.shape(observation["played"])[1], np.shape(observation["heard"])[1]
-        if chunk == self.chunk and heard >= chunk:
+        chunk = np.shape(observation["played"])[1]
+        # Mode "window" has no count: it shows more than one call's slots.
+        if "played_count" in observation and chunk >= self.chunk and int(np.max(observation["k"])) <= self.chunk:
             return
         raise ConfigError(
             f"The observation shows {chunk} played frames, but policy {self.name!r} plays chunks of k = {self.chunk}. "

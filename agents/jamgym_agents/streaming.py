@@ -148,18 +148,37 @@ class StreamingDecoder:
         return Chunk(torch.stack(codes, 1), torch.stack(log_probs, 1), first)
 
     @torch.no_grad()
-    def amend(self, state: DecoderState, played: Tensor) -> None:
-        """Put what was really played, `(B, k, Q)`, in place of the last k emitted frames.
+    def amend(self, state: DecoderState, played: Tensor, count: Tensor, emitted: Tensor) -> None:
+        """Put what was really played in place of the last emitted frames.
 
         Call it before the next `hear`, so that the recomputed frames see what their chunk saw.
+
+        Args:
+            state: Rows that have played at least `emitted` frames, or nothing at all.
+            played: `(B, M, Q)` codes of the slots that the last call decided: gaps, fills and skipped ones included.
+            count: `(B,)` how many of them exist; a row with 0 stays as it is.
+            emitted: `(B,)` frames that the last call emitted.
         """
-        k = played.shape[1]
-        started = state.played >= k
-        state.last = torch.where(started.unsqueeze(1), played[:, -1], state.last)
-        if k > 1:
-            positions = (state.played - k + 1).clamp_min(0).unsqueeze(1) + torch.arange(k - 1)
-            x = self.decoder.embed_played(played[:, :-1], state.instrument)
+        longest = int(count.max())
+        if longest == 0:
+            return
+        moved = count > 0
+        first = (state.played - emitted).clamp_min(0)
+        newest = played.gather(1, (count - 1).clamp_min(0).view(-1, 1, 1).expand(-1, 1, played.shape[2]))[:, 0]
+        state.last = torch.where(moved.unsqueeze(1), newest, state.last)
+        state.played = torch.where(moved, first + count, state.played)
+        if longest > 1:
+            # What lies beyond a row's count is written too, and overwritten before anything attends to it.
+            positions = first.unsqueeze(1) + torch.arange(1, longest, device=first.device)
+            state.grow(int(positions.max()) + 1)
+            x = self.decoder.embed_played(played[:, : longest - 1], state.instrument)
             self._run(x, positions, state, PLAYED)
+
+    def cut(self, state: DecoderState, chunk: Chunk, size: Tensor) -> None:
+        """Take back what `generate` decoded beyond the first `size` `(B,)` frames of `chunk`."""
+        frames = chunk.codes.shape[1]
+        state.played = state.played - (frames - size)
+        state.last = chunk.codes.gather(1, (size - 1).view(-1, 1, 1).expand(-1, 1, chunk.codes.shape[2]))[:, 0]
 
     def _run(self, x: Tensor, positions: Tensor, state: DecoderState, stream: int) -> Tensor:
         """Pass new frames `(B, M, C)` of `stream` at `positions` `(B, M)` through all blocks, writing their keys.

@@ -42,9 +42,7 @@ class _Streams:
     def reset(self, rows: NDArray[np.bool_] | None = None) -> None:
         self._state = _reset(self._state, rows)
 
-    def _advance(
-        self, network: Any, block: Tensor, rows: NDArray[np.int64] | None
-    ) -> Tensor:
+    def _advance(self, network: Any, block: Tensor, rows: NDArray[np.int64] | None) -> Tensor:
         if rows is None:
             result, self._state = network(block, self._state)
             return result

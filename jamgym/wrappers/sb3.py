@@ -104,6 +104,14 @@ class JamgymSB3VecEnv(VecEnv):
         """Close the environment."""
         self.env.close()
 
+    def pause(self) -> None:
+        """Stop the clock, for instance while learning."""
+        self.env.pause()
+
+    def resume(self) -> None:
+        """Let the clock go on."""
+        self.env.resume()
+
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """Return one picture per row in mode "rgb_array", else None per row."""
         if self.env.render_mode != "rgb_array":

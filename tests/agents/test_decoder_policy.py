@@ -33,6 +33,84 @@ class TestConformanceLate(TestConformance):
     settings = {"k": 3, "t_f": -4, "frames": 20, "latency": {"name": "lognormal", "median_seconds": 0.15, "sigma": 0.5}}
 
 
+_SLOW = {"name": "lognormal", "median_seconds": 0.2, "sigma": 0.7}
+
+
+class TestConformanceDrawn(TestConformance):
+    settings = {"k": [1, 3, 6], "t_f": [-9, -2], "frames": 20, "latency": _SLOW, "late_policy": "repeat"}
+
+    def make(self, env):
+        return DecoderPolicy(env.codec, env.simulation.chunk, seed=0, decoder=tiny_decoder())
+
+
+class TestConformanceSkip(TestConformanceDrawn):
+    settings = {"k": 3, "t_f": -4, "frames": 30, "latency": _SLOW, "backlog": "skip", "late_policy": "conceal"}
+
+
+class TestConformanceStall(TestConformanceDrawn):
+    settings = {"k": 3, "t_f": -4, "frames": 30, "latency": _SLOW, "late_policy": "stall"}
+
+
+@pytest.mark.parametrize("latency", ["none", {"name": "lognormal", "median_seconds": 0.05, "sigma": 0.9}])
+def test_rows_of_different_k_and_t_f_equal_teacher_forcing(latency):
+    decoder = tiny_decoder()
+    env = vec_env(8, k=[1, 2, 5], t_f=[-6, -1], latency=latency, autoreset_mode="Disabled", frames=20)
+    player = DecoderPolicy(ToyCodec(), 5, seed=0, decoder=decoder)
+    observation, _ = env.reset(seed=1)
+    scores = np.full((8, 30, 2), np.nan, dtype=np.float32)
+    checked = 0
+    rows = [dict(k=int(env.simulation.clock.k[row]), t_f=int(env.simulation.clock.t_f[row])) for row in range(8)]
+    assert len({(row["k"], row["t_f"]) for row in rows}) > 3
+    over = np.zeros(8, dtype=bool)
+    for _ in range(4):  # no row of k = 5 is over before
+        first = observation["frame"][:, 0]
+        chunk = player.step(observation)
+        for row in range(8):
+            size = rows[row]["k"]
+            scores[row, first[row] : first[row] + size] = chunk.log_probs[row, :size].numpy()
+        observation, _, ended, cut, _ = env.step(chunk.codes.flatten(1).numpy())
+        over |= ended | cut
+    for row in range(8):
+        played = env.played_codes(row)
+        log = env.event_log(row)
+        heard = env.episodes[row].input_codes
+        shown = np.zeros_like(heard, shape=(20, 2))
+        shown[: len(played)] = played
+        with torch.no_grad():
+            output = decoder(
+                torch.as_tensor(heard).long()[None],
+                torch.as_tensor(shown).long()[None],
+                torch.tensor([env.episodes[row].instrument]),
+                torch.tensor([rows[row]["t_f"]]),
+                torch.tensor([rows[row]["k"]]),
+            )
+        codes = torch.as_tensor(shown).long()
+        expected = output.logits[0].log_softmax(-1).gather(-1, codes.unsqueeze(-1)).squeeze(-1).numpy()
+        k = rows[row]["k"]
+        for call in range(len(played) // k):
+            part = slice(call * k, (call + 1) * k)
+            if (log.status[part] == 1).all():
+                assert np.abs(scores[row, part] - expected[part]).max() < 1e-4
+                checked += 1
+    assert checked > 10
+
+
+def test_skipped_frames_enter_the_history():
+    decoder = tiny_decoder()
+    env = vec_env(1, k=2, t_f=-2, frames=30, backlog="skip", latency={"name": "constant", "seconds": 0.35})
+    player = DecoderPolicy(ToyCodec(), 2, seed=0, decoder=decoder)
+    observation, _ = env.reset(seed=0)
+    before = 0
+    while not observation["skipped"].any():
+        before = int(observation["frame"][0, 0])
+        observation, *_ = env.step(player.act(observation).reshape(1, -1))
+    player.act(observation)
+    first = int(observation["frame"][0, 0])
+    assert first > before + 2
+    # Every slot before the chunk is in the history, then the chunk itself.
+    assert int(player._state.played[0]) == first + 2
+
+
 def test_is_a_policy():
     assert isinstance(policy(), Policy) and not policy().privileged
 

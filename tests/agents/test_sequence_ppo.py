@@ -209,11 +209,6 @@ def test_an_update_that_is_not_finite_leaves_the_weights():
     assert all(torch.equal(before[key], value) for key, value in model.policy.state_dict().items())
 
 
-def test_window_observations_are_refused():
-    with pytest.raises(ConfigError, match="mode 'new'"):
-        make_ppo(vec_env(2, observation="window", window=20))
-
-
 class LikesOneCode:
     """Reward of the share of 40 ms blocks that sound as loud as level 15, and of nothing else."""
 
@@ -253,3 +248,28 @@ def test_save_and_load_of_stable_baselines3_keep_working(tmp_path):
     assert (loaded.rollouts, loaded.k, loaded.t_f) == (model.rollouts, model.k, model.t_f)
     learn(loaded)
     assert loaded.rollouts == model.rollouts + 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ({"observation": "window"}, "observation='new'"),
+        ({"action": "audio"}, "action='tokens'"),
+        ({"backlog": "skip"}, "backlog='queue'"),
+        ({"late_policy": "stall"}, "stall"),
+        ({"t_f": [-5, -3]}, "one t_f a run"),
+        ({"k": [1, 5]}, "one k a run"),
+    ],
+)
+def test_environments_that_one_pass_cannot_recompute_are_refused(setting, match):
+    with pytest.raises(ConfigError, match=match):
+        make_ppo(vec_env(2, **setting))
+
+
+@pytest.mark.parametrize("late_policy", ["repeat", "conceal"])
+def test_late_policies_and_sets_of_latency_train(late_policy):
+    slow = {"name": "lognormal", "median_seconds": 0.2, "sigma": 0.5}
+    model = make_ppo(vec_env(4, late_policy=late_policy, latency=["none", slow], salvage="chunk"))
+    learn(model)
+    batch = model.rollout_buffer.batch
+    assert 0 < float(batch.token_mask.float().mean()) < 1

@@ -30,13 +30,13 @@ def play(decoder, heard, t_f, k, delays, sampling, late=0.0, seed=0):
     whole = torch.zeros(rows, length, dtype=torch.bool)
     call = torch.zeros(rows, dtype=torch.int64)
     count_before = torch.zeros(rows, dtype=torch.int64)
-    latest = None
+    latest, emitted = None, torch.full((rows,), k)
     for turn in range(calls + max(delays)):
         begins = torch.tensor([turn == delay for delay in delays])
         state.reset(begins, instrument)
         call[begins], count_before[begins] = 0, 0
         if latest is not None and late:
-            stream.amend(state, latest)
+            stream.amend(state, latest, emitted * (state.played > 0), emitted)
         visible = (call * k + t_f).clamp(0, FRAMES)
         fresh = visible - count_before
         block = torch.zeros(rows, max(int(fresh.max()), 1), heard.shape[2], dtype=torch.int64)
@@ -101,7 +101,7 @@ def test_an_amendment_that_changes_nothing_changes_nothing():
         chunk = None
         for call in range(3):
             if amend and chunk is not None:
-                stream.amend(state, chunk.codes)
+                stream.amend(state, chunk.codes, torch.tensor([4, 4]), torch.tensor([4, 4]))
             stream.hear(state, heard[:, 2 * call : 2 * call + 2], torch.tensor([2, 2]))
             chunk = stream.generate(state, 4, Sampling(), generator)
         logs.append(chunk.log_probs)

@@ -27,11 +27,34 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from jamgym.errors import ConfigError, JamgymError
+from jamgym.settings import EnvSettings, as_set
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.ppo import losses
 from jamgym_agents.ppo.buffer import EpisodeBatch, EpisodeBuffer
 from jamgym_agents.ppo.policy import DecoderActorCritic
 from jamgym_agents.sampling import Sampling, transform
+
+
+def check_settings(settings: EnvSettings) -> None:
+    """Refuse environments whose episodes one teacher-forced pass cannot recompute.
+
+    Raises:
+        ConfigError: Names the setting, and what to set instead.
+    """
+    for name, wanted in (("observation", "new"), ("action", "tokens"), ("backlog", "queue")):
+        if getattr(settings, name) != wanted:
+            raise ConfigError(
+                f"SequencePPO needs {name}={wanted!r}, not {getattr(settings, name)!r}. "
+                "Other learners, such as stable_baselines3.PPO, take it."
+            )
+    if settings.late_policy == "stall":
+        raise ConfigError("SequencePPO needs frames that keep their place, so not late_policy='stall'. Use 'silence'.")
+    for name in ("t_f", "k"):
+        if len(as_set(getattr(settings, name))) > 1:
+            raise ConfigError(
+                f"SequencePPO trains one {name} a run, but the environment draws from {getattr(settings, name)}. "
+                "Sets of latency models are fine."
+            )
 
 
 class SequencePPO(PPO):
@@ -103,9 +126,7 @@ class SequencePPO(PPO):
             # `SequencePPO.load` makes an empty model first and fills it from the file.
             super().__init__(DecoderActorCritic, env, device=device, _init_setup_model=False)  # type: ignore[arg-type]
             return
-        mode = env.get_attr("settings")[0].observation
-        if mode != "new":
-            raise ConfigError(f"SequencePPO reads observations of mode 'new', not {mode!r}. Set observation='new'.")
+        check_settings(env.get_attr("settings")[0])
         timing = env.get_attr("timing")[0]
         codec = env.get_attr("codec")[0]
         self.k, self.t_f = int(timing.k), int(timing.t_f)
