@@ -1,6 +1,7 @@
 """jamgym: a Gymnasium environment for agents that play along with music they are still hearing.
 
-Importing the package registers `jamgym/Accompaniment-v0` (simulated time) and `jamgym/AccompanimentLive-v0` (real time).
+Importing the package registers `jamgym/Accompaniment-v0` (simulated time) and
+`jamgym/AccompanimentLive-v0` (real time).
 """
 
 from gymnasium.envs import registration as _registration

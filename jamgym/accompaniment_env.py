@@ -30,9 +30,9 @@ class AccompanimentEnv(gymnasium.Env[Observation, NDArray[Any]]):
     """One accompaniment stream.
 
     Each step is one call: the agent emits k frames of Q codes, flattened frame after frame (or k frames of
-    audio). Frames that miss their deadline are not played. The reward scores what was played against what was heard; the
-    rewards of an episode sum to its score. An episode is `terminated` if it reaches the song's end and
-    `truncated` if it is cut before.
+    audio). Frames that miss their deadline are not played. The reward scores what was played against what was
+    heard; the rewards of an episode sum to its score. An episode is `terminated` if it reaches the song's end
+    and `truncated` if it is cut before.
 
     Args:
         clock: "simulated" (latencies are drawn, deterministic under a seed), "measured" (real time between calls is
@@ -129,7 +129,8 @@ class AccompanimentEnv(gymnasium.Env[Observation, NDArray[Any]]):
         """Make one call.
 
         Args:
-            action: `(k * Q,)` or `(k, Q)` codes, or `(k * hop,)` samples; what lies beyond the episode's k or T is ignored.
+            action: `(k * Q,)` or `(k, Q)` codes, or `(k * hop,)` samples; what lies beyond the episode's k or T
+                is ignored.
 
         Raises:
             ActionError: Wrong shape, dtype or value; the environment stays as it was.

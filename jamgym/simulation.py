@@ -24,7 +24,7 @@ Rows = NDArray[np.int64]
 
 
 class RowStreams:
-    """Random streams of one row. Songs, latency and conditions have their own, so other latencies meet the same songs."""
+    """Random streams of one row. Songs have their own, so other latencies and conditions meet the same songs."""
 
     def __init__(self, seed: int | None) -> None:
         songs, latency, conditions = np.random.SeedSequence(seed).spawn(3)

@@ -98,11 +98,11 @@ class ToyStream:
         """Encode `(N, m * hop_samples)` samples, or decode `(N, m, Q)` codes, of all streams or of `rows`."""
         which = slice(None) if rows is None else rows
         if self._encode:
-            result = self._codec._encode(block, self._past[which])
+            codes = self._codec._encode(block, self._past[which])
             self._past[which] = block.reshape(len(block), -1, self._codec.hop_samples)[:, -1]
-        else:
-            result, self._past[which] = self._codec._decode(block, self._past[which])
-        return result
+            return codes
+        audio, self._past[which] = self._codec._decode(block, self._past[which])
+        return audio
 
     def reset(self, rows: NDArray[np.bool_] | None = None) -> None:
         """Forget the past of the rows in mask `rows`, or of all."""

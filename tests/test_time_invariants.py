@@ -137,7 +137,7 @@ def by_hand(scene):
         if backlog == "skip" and finish > deadline(following * k):
             newest = max(m for m in range(-1, 200) if m < 0 or release(m) <= finish)
             coming = max(min(newest, -(-frames // k) - 1), following)
-            for n in range(following * k, min(coming * k, frames)):
+            for _ in range(following * k, min(coming * k, frames)):
                 slots.append([*fill(last), NEVER_EMITTED])
             following = coming
         i = following
@@ -224,7 +224,9 @@ def test_pathwise_larger_latency_gives_a_superset_of_late_frames(scene, more):
         env = make(scene, latency=ticks)
         play(env, episode_of(scene))
         late.append(env.event_log().lateness)
-    assert (late[0] <= late[1]).all()
+    assert ((late[0] > 0) <= (late[1] > 0)).all()
+    if scene["rule"]["late_policy"] != "stall":  # a stall in another place makes later slots less late
+        assert (late[0] <= late[1]).all()
 
 
 @settings(max_examples=100, deadline=None)

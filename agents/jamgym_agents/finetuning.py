@@ -40,8 +40,9 @@ class FinetuneConfig:
         t_f: Future visibility in frames.
         k: Frames per call.
         frames: Frames per episode.
-        latency: Latency model, "none" or a mapping with `name` and its arguments.
-        late_policy: What plays instead of a late frame: "silence" or "repeat".
+        latency: Latency model, "none" or a mapping with `name` and its arguments, or a list of them from which each
+            episode draws, for latency-robust training.
+        late_policy: What plays instead of a late frame: "silence", "repeat" or "conceal".
         allow_lookahead: Allow settings that cannot be played live; they are labelled.
         instruments: Target classes; None allows all.
         max_songs: Use only so many training songs; None uses all.
@@ -77,7 +78,7 @@ class FinetuneConfig:
     t_f: int = -25
     k: int = 5
     frames: int = 250
-    latency: str | dict[str, Any] = field(
+    latency: str | dict[str, Any] | tuple[str | dict[str, Any], ...] = field(
         default_factory=lambda: {"name": "lognormal", "median_seconds": 0.06, "sigma": 0.3}
     )
     late_policy: LatePolicy = "silence"

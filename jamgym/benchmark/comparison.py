@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from jamgym.codec import Audio
 from jamgym.episode import Episode
 from jamgym.errors import ConfigError, unknown_name_message
 from jamgym.policy import Policy
-from jamgym.reward import RewardModel
 from jamgym.record import EpisodeRecord
+from jamgym.reward import RewardModel
 from jamgym.vector_env import AccompanimentVectorEnv
 
 if TYPE_CHECKING:
@@ -196,8 +196,8 @@ def compare(
                 "k": timing.k,
                 "frames": timing.frames,
                 "budget_seconds": timing.seconds(timing.budget),
-                "latency": repr(env.simulation.latency),
-                "late_policy": env.simulation.late_policy,
+                "latency": ", ".join(repr(model) for model in env.simulation.conditions.latency),
+                **asdict(env.simulation.rule),
                 "codec": codec.name,
                 "corpus": env.source.corpus.name,
                 "split": env.source.split,

@@ -21,7 +21,7 @@ from jamgym.corpus import Split
 from jamgym.episode import EpisodeSource
 from jamgym.errors import ConfigError
 from jamgym.files import atomic_path
-from jamgym.playback import LatePolicy
+from jamgym.playback import Backlog, LatePolicy, Salvage
 from jamgym.policy import Policy
 from jamgym.registry import codecs, corpora, policies, rewards
 from jamgym.reward import RewardModel
@@ -49,8 +49,10 @@ class EvaluationConfig:
         t_f: Future visibility in frames, signed.
         k: Frames per call.
         frames: Frames per episode.
-        latency: How long calls take: "none", or a mapping such as {name: constant, seconds: 0.05}.
-        late_policy: What a late slot plays.
+        latency: How long calls take: "none", a mapping such as {name: constant, seconds: 0.05}, or a list to draw from.
+        late_policy: What a late slot plays: "silence", "repeat", "conceal", or "stall" to wait.
+        salvage: "frame" plays what is still in time of a late chunk, "chunk" drops all of it.
+        backlog: "queue" makes every call, "skip" jumps to the newest one once a call is hopelessly late.
         allow_lookahead: Accept a t_f that cannot be played live; tables say so.
         episodes: Number of episodes, of distinct songs as far as there are.
         envs: Episodes played at a time.
@@ -75,8 +77,10 @@ class EvaluationConfig:
     t_f: int = -25
     k: int = 5
     frames: int = 250
-    latency: str | dict[str, Any] = "none"
+    latency: str | dict[str, Any] | tuple[str | dict[str, Any], ...] = "none"
     late_policy: LatePolicy = "silence"
+    salvage: Salvage = "frame"
+    backlog: Backlog = "queue"
     allow_lookahead: bool = False
     episodes: int = 64
     envs: int = 32
@@ -123,6 +127,8 @@ def evaluate(config: EvaluationConfig, run: Run) -> dict[str, float]:
             k=config.k,
             latency=config.latency,
             late_policy=config.late_policy,
+            salvage=config.salvage,
+            backlog=config.backlog,
             allow_lookahead=config.allow_lookahead,
         )
 

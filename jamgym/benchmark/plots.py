@@ -83,7 +83,7 @@ def plot_episode(record: EpisodeRecord, codec: Codec, played: Audio, path: Path 
         span = np.array([start, end]) * codec.hop_samples / codec.sample_rate
         axes[1].axvspan(*span, ymin=0.94, color=_STATUS_COLOURS.get(status, "red"), linewidth=0)
     axes[1].set_xlabel(
-        "seconds (lines: chord changes; red: silent late slots; orange: repeated; brown: concealed; blue: after a stall)"
+        "seconds (lines: chord changes; late slots red: silent; orange: repeated; brown: concealed; blue: stalled)"
     )
     axes[0].set_title(f"{episode.song_id}, {episode.target_name}", fontsize=10)
     return _save(figure, path)

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from jamgym.concealment import conceal
 from jamgym.codec import Audio, Codec
+from jamgym.concealment import conceal
 from jamgym.episode import Episode
 from jamgym.errors import ConfigError
 from jamgym.policy import Policy
+from jamgym.record import EpisodeRecord
 from jamgym.reward import RewardModel
 from jamgym.scoring import check_reward, plan_windows, score_windows
-from jamgym.record import EpisodeRecord
 from jamgym.vector_env import AccompanimentVectorEnv
 
 #: Records that are decoded at once.
@@ -123,8 +123,8 @@ def score_metric(
 def score_timing(records: Sequence[EpisodeRecord], codec: Codec) -> dict[str, NDArray[np.float64]]:
     """Return each of `TIMING_MEASURES` `(episodes,)`.
 
-    `late_frames` is the share of frames that missed their deadline or were never made in time; lateness is per frame, 0 if on time,
-    and counts the waiting for earlier calls; `underruns` are slots with nothing to play.
+    `late_frames` is the share of frames that missed their deadline or whose call was skipped; lateness is per
+    frame, 0 if on time, and counts the waiting for earlier calls; `underruns` are slots with nothing to play.
     """
     rate = codec.sample_rate
     lateness = np.stack([np.percentile(np.maximum(record.lateness, 0), [50, 95, 99]) / rate for record in records])

@@ -17,7 +17,8 @@ class PauseClock(BaseCallback):
         >>> from jamgym.vector_env import AccompanimentVectorEnv
         >>> from jamgym.wrappers.sb3 import JamgymSB3VecEnv
         >>> from stable_baselines3 import PPO
-        >>> env = AccompanimentVectorEnv(1, clock="measured", corpus=ToyCorpus(), codec=ToyCodec(), reward=None, frames=50)
+        >>> toys = dict(corpus=ToyCorpus(), codec=ToyCodec(), reward=None, frames=50)
+        >>> env = AccompanimentVectorEnv(1, clock="measured", **toys)
         >>> model = PPO("MultiInputPolicy", JamgymSB3VecEnv(env), n_steps=8, batch_size=8, device="cpu")
         >>> _ = model.learn(8, callback=PauseClock())
     """
