@@ -43,8 +43,9 @@ class PlaybackRule:
             is there, so that the rest of the episode plays later (the slip is reported).
         salvage: "frame" plays those frames of a late chunk that still meet their own deadline; "chunk" drops a
             chunk whose first frame is late.
-        backlog: "queue" makes every call, however late; "skip" jumps, when the next call's first frame is past
-            its deadline already, to the newest call whose input is there. The frames between are flagged.
+        backlog: "queue" makes every call, however late; "skip" jumps to the newest call whose input is there when
+            the next one would miss its first deadline, if it took as long as the shorter of the last two. The
+            frames between are flagged.
 
     Raises:
         ConfigError: A value is unknown, or "stall" is combined with a rule that drops frames.

@@ -42,7 +42,7 @@ class EnvSettings:
         late_policy: What a late slot plays: "silence", "repeat" (the last frame), "conceal" (the last frame, fading
             out), or "stall": the player waits, and the rest plays later.
         salvage: "frame" plays the frames of a late chunk that are still in time, "chunk" drops all of it.
-        backlog: "queue" makes every call, "skip" jumps to the newest one once a call is hopelessly late.
+        backlog: "queue" makes every call, "skip" jumps to the newest one when the next would be late.
         action: "tokens" (codes) or "audio" (samples, which go through the codec).
         observation: "new" (frames heard since the last call) or "window" (the last `window` frames).
         window: Frames of observation "window".

@@ -276,7 +276,7 @@ class Simulation:
         if self.rule.repeats:
             self._remember(first, slots)
         if self.rule.backlog == "skip":
-            following = self._skip(following, finish)
+            following = self._skip(following, finish, np.minimum(latency, self.last_latency))
             after = np.maximum(after, np.minimum(following * clock.k, self.frames))
         if self.scorer is None:
             rewards = np.zeros(self.rows, dtype=np.float64)
@@ -310,10 +310,13 @@ class Simulation:
             self.late_frames = self.late_frames + np.count_nonzero(slots.lateness, axis=1)
             self.underruns = self.underruns + np.count_nonzero(slots.status == GAP, axis=1)
 
-    def _skip(self, following: Rows, finish: Ticks) -> Rows:
-        """Return the coming calls `(N,)`: later ones where `following` is past its deadline before it starts."""
+    def _skip(self, following: Rows, finish: Ticks, expected: Ticks) -> Rows:
+        """Return the coming calls `(N,)`: later ones where `following` would miss its deadline.
+
+        `expected` is the shorter latency of the last two calls: what a lasting load costs, but not a lone spike.
+        """
         clock = self.clock
-        hopeless = finish > clock.deadline(following * clock.k)
+        hopeless = finish + expected > clock.deadline(following * clock.k)
         newest = np.minimum(clock.newest_released(finish), self.calls - 1)
         coming = np.where(hopeless, np.maximum(newest, following), following)
         self.skipped = (coming - following) * clock.k

@@ -108,7 +108,7 @@ def by_hand(scene):
     def fill(last):
         return (last, fill_status) if fill_status is not None and last >= 0 else (-1, GAP)
 
-    calls, slots, last, slip, finish, i = [], [], -1, 0, -(10**12), 0
+    calls, slots, last, slip, finish, i, latency_before = [], [], -1, 0, -(10**12), 0, 0
     while i * k + slip < frames:
         start = max(release(i), finish)
         finish = start + scene["latency"][i % len(scene["latency"])]
@@ -133,8 +133,9 @@ def by_hand(scene):
                     last = n
                 else:
                     slots.append([*fill(before), late])
-        following = i + 1
-        if backlog == "skip" and finish > deadline(following * k):
+        following, latency = i + 1, finish - start
+        expected, latency_before = min(latency, latency_before), latency
+        if backlog == "skip" and finish + expected > deadline(following * k):
             newest = max(m for m in range(-1, 200) if m < 0 or release(m) <= finish)
             coming = max(min(newest, -(-frames // k) - 1), following)
             for _ in range(following * k, min(coming * k, frames)):

@@ -52,7 +52,7 @@ class EvaluationConfig:
         latency: How long calls take: "none", a mapping such as {name: constant, seconds: 0.05}, or a list to draw from.
         late_policy: What a late slot plays: "silence", "repeat", "conceal", or "stall" to wait.
         salvage: "frame" plays what is still in time of a late chunk, "chunk" drops all of it.
-        backlog: "queue" makes every call, "skip" jumps to the newest one once a call is hopelessly late.
+        backlog: "queue" makes every call, "skip" jumps to the newest one when the next would be late.
         allow_lookahead: Accept a t_f that cannot be played live; tables say so.
         episodes: Number of episodes, of distinct songs as far as there are.
         envs: Episodes played at a time.
