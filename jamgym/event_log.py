@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jamgym.playback import GAP, NEVER_EMITTED, PLAYED_AS_EMITTED
-from jamgym.timing import Ticks
+from jamgym.playback import GAP, NEVER_EMITTED, ON_TIME, PLAYED_AS_EMITTED
+from jamgym.timing import Ticks, Timing
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class EventLog:
 class EventLogBook:
     """Append-only log of N rows, in preallocated arrays.
 
-    Slots lie behind `pad` slots that stay empty, so that a window that reaches back beyond the start needs no mask.
+    A slot counts as played on time, from its own frame, until something else is written; so the common case
+    writes nothing. Slots lie behind `pad` slots that stay empty, so that a window that reaches back beyond the start needs no mask.
 
     Args:
         rows: Number of rows N.
@@ -79,27 +80,24 @@ class EventLogBook:
         pad: Empty slots in front.
     """
 
-    FIELDS = ("call", "first_slot", "release", "start", "finish", "latency")
-
     def __init__(self, rows: int, calls: int, slots: int, pad: int = 0) -> None:
         self.pad = pad
-        self.calls = np.zeros((len(self.FIELDS), rows, calls), dtype=np.int64)
+        self._calls = np.zeros((rows, calls, 4), dtype=np.int64)
         self.source = np.full((rows, pad + slots), -1, dtype=np.int64)
         self.status = np.zeros((rows, pad + slots), dtype=np.int8)
         self.lateness = np.zeros((rows, pad + slots), dtype=np.int64)
         self.count = np.zeros(rows, dtype=np.int64)
         self._rows = np.arange(rows)
+        self.clear(self._rows)
 
-    def append(self, *values: NDArray[np.int64]) -> None:
-        """Add one call to every row; one array `(N,)` for each of `FIELDS`."""
-        at = (self._rows, self.count)
-        for part, value in zip(self.calls, values, strict=True):
-            part[at] = value
+    def append(self, call: NDArray[np.int64], first_slot: NDArray[np.int64], start: Ticks, finish: Ticks) -> None:
+        """Add one call to every row; all arrays are `(N,)`."""
+        self._calls[self._rows, self.count] = np.array((call, first_slot, start, finish)).T
         self.count += 1
 
     def copy_from(self, other: EventLogBook) -> None:
         """Take over the calls and slots of a smaller book of as many rows."""
-        self.calls[:, :, : other.calls.shape[2]] = other.calls
+        self._calls[:, : other._calls.shape[1]] = other._calls
         for mine, old in ((self.source, other.source), (self.status, other.status), (self.lateness, other.lateness)):
             mine[:, : old.shape[1]] = old
         self.count[:] = other.count
@@ -107,16 +105,21 @@ class EventLogBook:
     def clear(self, rows: NDArray[np.int64]) -> None:
         """Forget the calls and slots of `rows`."""
         self.count[rows] = 0
-        self.source[rows] = -1
-        self.status[rows] = 0
+        self.source[rows, self.pad :] = np.arange(self.source.shape[1] - self.pad)
+        self.status[rows, self.pad :] = ON_TIME
         self.lateness[rows] = 0
 
-    def row(self, row: int, slots: int) -> EventLog:
-        """Return a copy of one row's calls and of its first `slots` slots."""
-        calls = {name: part[row, : self.count[row]].copy() for name, part in zip(self.FIELDS, self.calls, strict=True)}
+    def row(self, row: int, slots: int, timing: Timing) -> EventLog:
+        """Return a copy of one row's calls and of its first `slots` slots; `timing` is that of its episode."""
+        call, first_slot, start, finish = self._calls[row, : self.count[row]].T.copy()
         decided = slice(self.pad, self.pad + slots)
         return EventLog(
-            **calls,
+            call=call,
+            first_slot=first_slot,
+            release=timing.release(call),
+            start=start,
+            finish=finish,
+            latency=finish - start,
             source=self.source[row, decided].copy(),
             status=self.status[row, decided].copy(),
             lateness=self.lateness[row, decided].copy(),

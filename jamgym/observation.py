@@ -94,6 +94,7 @@ class Observer:
         """Return the observation of all rows as fresh arrays, `(N, ...)` each."""
         clock, rate = simulation.clock, simulation.codec.sample_rate
         frame = simulation.call * clock.k
+        constant = simulation.constants.copy()
         if self.mode == "window":
             heard, count = self._last_heard(simulation)
             past = simulation.cursor[:, None] + self._window
@@ -110,17 +111,17 @@ class Observer:
             "frame": _column(frame),
             "heard": heard,
             "heard_count": _column(count),
-            "instrument": _column(simulation.instrument),
-            "k": _column(clock.k),
+            "instrument": constant[:, 0:1],
+            "k": constant[:, 1:2],
             "latency": _seconds(simulation.last_latency, rate),
-            "latency_model": _column(simulation.latency_model),
+            "latency_model": constant[:, 3:4],
             "pending": _column(np.clip(slack // clock.hop_samples, 0, slot)),
             "played": played,
             "played_status": status,
             "skipped": _column(simulation.skipped),
             "slack": _seconds(slack, rate),
             "slip": _column(simulation.slip),
-            "t_f": _column(clock.t_f),
+            "t_f": constant[:, 2:3],
         }
         if self.mode == "new":
             observation["played_count"] = _column(simulation.cursor - simulation.cursor_before)

@@ -191,8 +191,12 @@ class EpisodeScorer:
             `(N,)` rewards.
         """
         count = after - before
-        for frames in np.unique(count[count > 0]).tolist():
-            self._play(np.flatnonzero(count == frames), frames, codes, status, before)
+        if (count == count[0]).all():
+            if count[0] > 0:
+                self._play(self._row_index, int(count[0]), codes, status, before)
+        else:
+            for frames in np.unique(count[count > 0]).tolist():
+                self._play(np.flatnonzero(count == frames), frames, codes, status, before)
         done = self._ended[self._row_index, before]
         due = self._ended[self._row_index, after] - done
         if not due.any():

@@ -14,7 +14,18 @@ from jamgym.conditions import Conditions, RowTimings
 from jamgym.episode import Episode, EpisodeSource
 from jamgym.errors import ConfigError
 from jamgym.event_log import EventLog, EventLogBook
-from jamgym.playback import GAP, NEVER_EMITTED, ON_TIME, Chunks, LastPlayed, PlaybackRule, Slots, fill_of, resolve_slots
+from jamgym.playback import (
+    GAP,
+    NEVER_EMITTED,
+    NOTHING,
+    ON_TIME,
+    Chunks,
+    LastPlayed,
+    PlaybackRule,
+    Slots,
+    fill_of,
+    resolve_slots,
+)
 from jamgym.record import EpisodeRecord
 from jamgym.reward import RewardModel
 from jamgym.scoring import EpisodeScorer
@@ -72,6 +83,8 @@ class Simulation:
         self._song_index = {song_id: index for index, song_id in enumerate(source.song_ids)}
         self._row_index = np.arange(rows, dtype=np.int64)
         self._offsets = np.arange(pad, pad + self.chunk, dtype=np.int64)
+        self._one_size = len(conditions.k) == 1
+        self._all_on_time = np.full((rows, self.chunk), ON_TIME, dtype=np.int8)
         q = self.codec.num_codebooks
         self.frames = np.ones(rows, dtype=np.int64)
         self.calls = np.ones(rows, dtype=np.int64)
@@ -89,8 +102,8 @@ class Simulation:
         self.song = np.full(rows, -1, dtype=np.int64)
         self.ends_song = np.zeros(rows, dtype=np.bool_)
         self.oracle = np.full(rows, not conditions.base.playable_live)
-        self.instrument = np.zeros(rows, dtype=np.int64)
-        self.latency_model = np.zeros(rows, dtype=np.int64)
+        #: `(N, 4)` what an episode's observations always show: instrument, k, t_f, latency model.
+        self.constants = np.zeros((rows, 4), dtype=np.int32)
         #: S(i) of the coming call, and V(i) of it and of the one before.
         self.start = np.zeros(rows, dtype=np.int64)
         self.last_latency = np.zeros(rows, dtype=np.int64)
@@ -187,11 +200,14 @@ class Simulation:
             self.last_latency,
             self.visible_before,
             self.score,
-            self.chunk_status,
         ):
             counter[rows] = 0
+        self.chunk_status = self.chunk_status.copy()  # it may be the shared one
+        self.chunk_status[rows] = NOTHING
+        self._last = LastPlayed(self._last.codes.copy(), self._last.source.copy())
         self._last.source[rows] = -1
         self._last.codes[rows] = self.silence_codes
+        self.chunk_codes = self.chunk_codes.copy()
         self.chunk_codes[rows] = self.silence_codes
         self.start[rows] = self.clock.release(self.call)[rows]
         self.visible[rows] = self.clock.visible(self.call, self.frames)[rows]
@@ -203,7 +219,6 @@ class Simulation:
         timing, number = self.conditions.draw(self._stream(row).conditions)
         self.clock.set(row, timing)
         self.row_timings[row] = timing
-        self.latency_model[row] = number
         frames = episode.frames
         calls = -(-frames // timing.k)
         self.episodes[row] = episode
@@ -222,7 +237,7 @@ class Simulation:
         self.song[row] = self._song_index.get(episode.song_id, -1)
         self.ends_song[row] = episode.ends_song
         self.oracle[row] = not timing.playable_live
-        self.instrument[row] = episode.instrument
+        self.constants[row] = episode.instrument, timing.k, timing.t_f, number
 
     def _stream(self, row: int) -> RowStreams:
         stream = self.streams[row]
@@ -260,21 +275,12 @@ class Simulation:
             latency = self._latencies[self._row_index, call]
         finish = self.start + latency
         first = call * clock.k
-        slots = resolve_slots(
-            Chunks(emitted, first, clock.k, self.frames, finish, self.slip),
-            self.rule,
-            clock.hop_samples,
-            clock.d_out,
-            self.silence_codes,
-            self._last,
-        )
-        count = self.log.count
-        self.log.append(call, before, clock.release(call), self.start, finish, latency)
-        self._write(slots)
-        after = np.minimum(slots.first + clock.k, self.frames)
+        self.log.append(call, before, self.start, finish)
+        if self._one_size and not self.slip.any() and self._in_time(first, finish):
+            after = self._play_as_emitted(emitted, first)
+        else:
+            after = self._play(Chunks(emitted, first, clock.k, self.frames, finish, self.slip))
         following = call + 1
-        if self.rule.repeats:
-            self._remember(first, slots)
         if self.rule.backlog == "skip":
             following = self._skip(following, finish, np.minimum(latency, self.last_latency))
             after = np.maximum(after, np.minimum(following * clock.k, self.frames))
@@ -283,7 +289,7 @@ class Simulation:
         else:
             decided = slice(self.pad, None)
             rewards = self.scorer.advance(self.played[:, decided], self.log.status[:, decided], before, after)
-            self._rewards[self._row_index, count - 1] = rewards
+            self._rewards[self._row_index, self.log.count - 1] = rewards
             self.score += rewards
         self.call, self.cursor, self.cursor_before = following, after, before
         self.last_latency = latency
@@ -291,6 +297,30 @@ class Simulation:
         self.visible_before = self.visible
         self.visible = clock.visible(following, self.frames)
         return rewards, following * clock.k + self.slip >= self.frames
+
+    def _in_time(self, first: Rows, finish: Ticks) -> bool:
+        """Whether every frame of every chunk lies in its episode and meets its deadline."""
+        due = (finish <= self.clock.deadline(first)).all()
+        return bool(due) and bool((first + self.chunk <= self.frames).all())
+
+    def _play_as_emitted(self, emitted: Codes, first: Rows) -> Rows:
+        """Play whole chunks in their own slots, which is what the log says until it is told otherwise."""
+        codes = emitted.astype(np.int16)
+        self.played[self._row_index[:, None], first[:, None] + self._offsets] = codes
+        self.chunk_codes, self.chunk_status = codes, self._all_on_time
+        after = first + self.chunk
+        if self.rule.repeats:
+            self._last = LastPlayed(codes[:, -1], after - 1)
+        return after
+
+    def _play(self, chunks: Chunks) -> Rows:
+        """Decide chunk by chunk what plays, write it, and return the slots `(N,)` that are decided now."""
+        clock = self.clock
+        slots = resolve_slots(chunks, self.rule, clock.hop_samples, clock.d_out, self.silence_codes, self._last)
+        self._write(slots)
+        if self.rule.repeats:
+            self._remember(chunks.first, slots)
+        return np.minimum(slots.first + clock.k, self.frames)
 
     def _write(self, slots: Slots) -> None:
         """Put one call's slots where they belong, and count what was late."""
@@ -396,4 +426,5 @@ class Simulation:
 
     def event_log(self, row: int) -> EventLog:
         """Return a copy of the log of `row`."""
-        return self.log.row(row, int(self.cursor[row]))
+        timing = self.row_timings[row]
+        return self.log.row(row, int(self.cursor[row]), timing)

@@ -19,8 +19,10 @@ from jamgym.playback import (
     check_late_policy,
     resolve_slots,
 )
+from jamgym.timing import Timing
 
 HOP = 10
+TIMING = Timing(t_f=-2, k=4, hop_samples=HOP, sample_rate=1000, frames=10)
 SILENCE = np.array([0, 0], dtype=np.int16)
 
 
@@ -106,27 +108,32 @@ def test_event_log_keeps_calls_in_order_and_rows_apart():
     for call, finish in enumerate((0, 55, 200)):
         _, slots = resolve(finish, first=4 * call)
         two = np.array([finish, finish])
-        book.append(np.array([call, call]), np.array([4 * call] * 2), two - 3, two - 2, two, np.array([2, 2]))
+        book.append(np.array([call, call]), np.array([4 * call] * 2), two - 2, two)
         part = slice(2 + 4 * call, 6 + 4 * call)
         book.status[:, part], book.source[:, part], book.lateness[:, part] = slots.status, slots.source, slots.lateness
     bigger = EventLogBook(2, 5, 20, pad=2)
     bigger.copy_from(book)
     bigger.clear(np.array([1]))
-    for log in (book.row(0, 10), bigger.row(0, 10)):
-        assert log.finish.tolist() == [0, 55, 200] and log.response.tolist() == [3, 3, 3]
+    for log in (book.row(0, 10, TIMING), bigger.row(0, 10, TIMING)):
+        assert log.finish.tolist() == [0, 55, 200] and log.latency.tolist() == [2, 2, 2]
+        assert log.release.tolist() == [-20, 20, 60] and log.response.tolist() == [20, 35, 140]
         assert len(log.status) == 10 and log.status.tolist() == [1] * 4 + [GAP, GAP, 1, 1] + [GAP, GAP]
         assert (log.late_frames, log.underruns, log.skipped_frames, log.longest_gap) == (4, 4, 0, 2)
         assert [log.slots_of(call) for call in range(3)] == [slice(0, 4), slice(4, 8), slice(8, 10)]
-    assert len(bigger.row(1, 0).finish) == 0 and bigger.row(1, 0).longest_gap == 0
-    assert not bigger.status[1].any() and (bigger.source[1] == -1).all()
+    empty = bigger.row(1, 0, TIMING)
+    assert len(empty.finish) == 0 and empty.longest_gap == 0
+    # What nobody has written counts as played on time; before frame 0 there is nothing.
+    fresh = bigger.row(1, 12, TIMING)
+    assert (fresh.status == ON_TIME).all() and fresh.source.tolist() == list(range(12)) and not fresh.lateness.any()
+    assert not bigger.status[:, :2].any() and (bigger.source[:, :2] == -1).all()
 
 
 def test_skipped_slots_are_flagged_but_not_late():
     book = EventLogBook(1, 2, 6)
-    book.append(*(np.array([value]) for value in (0, 0, 0, 0, 5, 5)))
+    book.append(*(np.array([value]) for value in (0, 0, 0, 5)))
     book.status[0] = [ON_TIME, ON_TIME, REPEATED, GAP, ON_TIME, NOTHING]
     book.lateness[0] = [0, 0, NEVER_EMITTED, NEVER_EMITTED, 0, 0]
-    log = book.row(0, 5)
+    log = book.row(0, 5, TIMING)
     assert (log.late_frames, log.skipped_frames, log.underruns, log.longest_gap) == (0, 2, 1, 2)
 
 
