@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 
 from jamgym.accompaniment_env import AccompanimentEnv
 from jamgym.errors import ConfigError
-from jamgym.simulation import Observation
+from jamgym.observation import Observation
 from jamgym.vector_env import AccompanimentVectorEnv
 
 
