@@ -4,6 +4,7 @@ A comment above a block says how it is treated:
 
     <!-- not run -->         shown only
     <!-- slow -->            marked slow
+    <!-- extra: MODULE -->   skipped where MODULE, which an extra brings, is not installed
     <!-- file: NAME.py -->   also saved as NAME.py for the blocks that need it
     <!-- needs: NAME.py -->  NAME.py of the same page lies in the working folder
 """
@@ -49,6 +50,8 @@ RUN = [
 
 @pytest.mark.parametrize("block", RUN)
 def test_block_runs(block, tmp_path, monkeypatch):
+    for module in block.named("extra"):
+        pytest.importorskip(module)
     files = {name: other.code for other in blocks_of(block.page) for name in other.named("file")}
     for need in block.named("needs"):
         (tmp_path / need).write_text(files[need], encoding="utf-8")

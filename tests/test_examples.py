@@ -42,6 +42,12 @@ def test_plain_sb3():
     assert out.startswith("200 steps") and 0.0 < last_number(out) <= 1.0
 
 
+def test_rllib_ppo():
+    pytest.importorskip("ray.rllib", reason="needs the extra `rllib`")
+    out = run("rllib_ppo.py", *TOYS, *TOY_REWARD, "--iterations", "2", "--steps", "160")
+    assert "iteration 2: 320 steps" in out and 0.0 < last_number(out) <= 1.0
+
+
 def test_custom_reward():
     assert 0.0 <= last_number(run("custom_reward.py", *TOYS)) <= 1.0
 

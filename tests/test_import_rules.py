@@ -11,6 +11,7 @@ CORE = Path(jamgym.__file__).parent
 ROOT = CORE.parent
 #: Core modules that may use torch when they are imported themselves; `import jamgym` reaches none of them.
 TORCH_MODULES = ("codecs/", "wrappers/", "checkpoint.py", "commands/", "live/", "cli.py", "run.py")
+NOT_PACKAGES = ("configs", "examples", "tests", "benchmarks")
 
 
 def imports(path: Path, inside_functions: bool) -> set[str]:
@@ -43,7 +44,7 @@ def test_core_imports(path):
     composition_root = name == "cli.py" or name.startswith("commands/")
     if not composition_root:
         everywhere = imports(path, inside_functions=True)
-        assert not everywhere & {"jamgym_agents", "jamgym_rewards", "configs", "examples", "tests"}
+        assert not everywhere & {"jamgym_agents", "jamgym_rewards", *NOT_PACKAGES}
     if not name.startswith(TORCH_MODULES):
         assert not imports(path, inside_functions=False) & {"torch", "stable_baselines3", "transformers"}
 
@@ -54,7 +55,7 @@ def test_core_imports(path):
 def test_agents_and_rewards_are_strangers(package, other):
     folder = Path(__import__(package).__file__).parent
     for path in folder.rglob("*.py"):
-        assert not imports(path, inside_functions=True) & {other, "configs", "examples", "tests"}, path
+        assert not imports(path, inside_functions=True) & {other, *NOT_PACKAGES}, path
 
 
 def test_the_guard_sees_a_violation(tmp_path):
