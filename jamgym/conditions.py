@@ -90,6 +90,8 @@ class Conditions:
 
     def draw(self, rng: np.random.Generator) -> tuple[Timing, int]:
         """Draw the timing and the number of the latency model of one episode."""
+        if self.fixed_timing and len(self.latency) == 1:
+            return self.base, 0
         a, b, c = (int(rng.integers(size)) for size in (len(self.timings), len(self.timings[0]), len(self.latency)))
         return self.timings[a][b], c
 

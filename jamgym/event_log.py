@@ -71,7 +71,8 @@ class EventLogBook:
     """Append-only log of N rows, in preallocated arrays.
 
     A slot counts as played on time, from its own frame, until something else is written; so the common case
-    writes nothing. Slots lie behind `pad` slots that stay empty, so that a window that reaches back beyond the start needs no mask.
+    writes nothing. Slots lie behind `pad` slots that stay empty, so that a window that reaches back beyond the
+    start needs no mask.
 
     Args:
         rows: Number of rows N.
