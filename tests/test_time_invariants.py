@@ -402,6 +402,20 @@ def test_pickling_mid_episode_goes_on_identically(scene, at):
         assert env.played_audio().tobytes() == twin.played_audio().tobytes()
 
 
+@settings(max_examples=60, deadline=None)
+@given(scenes(), st.integers(1, 50))
+def test_a_reset_forgets_everything(scene, frames):
+    used, fresh = make(scene, reward=ToyReward()), make(scene, reward=ToyReward())
+    play(used, episode_of({**scene, "frames": frames}), seed=7)
+    for env in (used, fresh):
+        env.simulation.seed(0, scene["seed"])
+    one, two = (play(env, episode_of(scene), seed=3)[0] for env in (used, fresh))
+    for before, after in zip(one, two, strict=True):
+        assert all(before[key].tobytes() == after[key].tobytes() for key in before)
+    assert used._info() == fresh._info() and used.played_audio().tobytes() == fresh.played_audio().tobytes()
+    assert all(np.array_equal(value, vars(fresh.event_log())[name]) for name, value in vars(used.event_log()).items())
+
+
 def test_rewards_of_an_episode_sum_to_its_score_under_every_rule():
     for rule in RULES:
         for conditions in (FIXED, DRAWN):
