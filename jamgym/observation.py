@@ -40,7 +40,7 @@ class Observer:
         self.new_frames = max(*conditions.k, *conditions.t_f, 1)
         self.new_slots = simulation.chunk
         #: Whether a call may decide other slots than its own chunk's.
-        self._irregular = simulation.rule.backlog == "skip" or simulation.rule.late_policy == "stall"
+        self._irregular = simulation.rule.irregular
         if self._irregular:
             # A jump or a stall may pass any number of frames, and none of them may be lost.
             self.new_frames = max(conditions.base.frames, self.new_frames)
@@ -96,16 +96,16 @@ class Observer:
         constant = simulation.constants.copy()
         if self.mode == "window":
             heard, count = self._last_heard(simulation)
-            first = simulation.cursor + (simulation.pad - self.window)
-            played = last_frames(simulation.played, first, self.window)
-            status = last_frames(simulation.log.status, first, self.window)
+            first = simulation.player.cursor + (simulation.pad - self.window)
+            played = last_frames(simulation.player.played, first, self.window)
+            status = last_frames(simulation.player.log.status, first, self.window)
         else:
             heard, count = self._newly_heard(simulation)
             if self._irregular:
                 played, status = self._newly_played(simulation)
             else:
-                played, status = simulation.chunk_codes.copy(), simulation.chunk_status.copy()
-        slot = frame + simulation.slip
+                played, status = simulation.player.chunk_codes.copy(), simulation.player.chunk_status.copy()
+        slot = frame + simulation.player.slip
         slack = clock.deadline(slot) - simulation.start
         observation: Observation = {
             "frame": _column(frame),
@@ -118,13 +118,13 @@ class Observer:
             "pending": _column(np.minimum(np.maximum(slack // clock.hop_samples, 0), slot)),
             "played": played,
             "played_status": status,
-            "skipped": _column(simulation.skipped),
+            "skipped": _column(simulation.player.skipped),
             "slack": _seconds(slack, rate),
-            "slip": _column(simulation.slip),
+            "slip": _column(simulation.player.slip),
             "t_f": constant[:, 2:3],
         }
         if self.mode == "new":
-            observation["played_count"] = _column(simulation.cursor - simulation.cursor_before)
+            observation["played_count"] = _column(simulation.player.cursor - simulation.player.cursor_before)
         return observation
 
     def _newly_heard(self, simulation: Simulation) -> tuple[Codes, NDArray[np.int64]]:
@@ -137,10 +137,10 @@ class Observer:
         return heard, count
 
     def _newly_played(self, simulation: Simulation) -> tuple[Codes, NDArray[np.int8]]:
-        count = simulation.cursor - simulation.cursor_before
-        end = simulation.log.status.shape[1] - 1
-        at = (self._rows, np.minimum(simulation.cursor_before[:, None] + (self._slots + simulation.pad), end))
-        played, status = simulation.played[at], simulation.log.status[at]
+        count = simulation.player.cursor - simulation.player.cursor_before
+        end = simulation.player.log.status.shape[1] - 1
+        at = (self._rows, np.minimum(simulation.player.cursor_before[:, None] + (self._slots + simulation.pad), end))
+        played, status = simulation.player.played[at], simulation.player.log.status[at]
         beyond = self._slots >= count[:, None]
         played[beyond], status[beyond] = simulation.silence_codes, 0
         return played, status

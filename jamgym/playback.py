@@ -73,6 +73,11 @@ class PlaybackRule:
         return {"repeat": REPEATED, "conceal": CONCEALED}.get(self.late_policy, GAP)
 
     @property
+    def irregular(self) -> bool:
+        """Whether a call may decide other slots than those of its own chunk."""
+        return self.backlog == "skip" or self.late_policy == "stall"
+
+    @property
     def repeats(self) -> bool:
         """Whether a slot without a frame of its own plays the last one that was on time."""
         return self.late_policy in ("repeat", "conceal")

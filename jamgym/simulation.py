@@ -13,19 +13,9 @@ from jamgym.concealment import render_played
 from jamgym.conditions import Conditions, RowTimings
 from jamgym.episode import Episode, EpisodeSource
 from jamgym.errors import ConfigError
-from jamgym.event_log import EventLog, EventLogBook
-from jamgym.playback import (
-    GAP,
-    NEVER_EMITTED,
-    NOTHING,
-    ON_TIME,
-    Chunks,
-    LastPlayed,
-    PlaybackRule,
-    Slots,
-    fill_of,
-    resolve_slots,
-)
+from jamgym.event_log import EventLog
+from jamgym.playback import PlaybackRule
+from jamgym.player import Player
 from jamgym.record import EpisodeRecord
 from jamgym.reward import RewardModel
 from jamgym.scoring import EpisodeScorer
@@ -82,23 +72,11 @@ class Simulation:
         self.row_timings = [conditions.base] * rows
         self._song_index = {song_id: index for index, song_id in enumerate(source.song_ids)}
         self._row_index = np.arange(rows, dtype=np.int64)
-        self._offsets = np.arange(pad, pad + self.chunk, dtype=np.int64)
-        self._one_size = len(conditions.k) == 1
-        self._all_on_time = np.full((rows, self.chunk), ON_TIME, dtype=np.int8)
-        q = self.codec.num_codebooks
         self.frames = np.ones(rows, dtype=np.int64)
         self.calls = np.ones(rows, dtype=np.int64)
-        #: Index of the coming call, and the output slots that are decided before it.
+        #: Index of the coming call.
         self.call = np.zeros(rows, dtype=np.int64)
-        self.cursor = np.zeros(rows, dtype=np.int64)
-        self.cursor_before = np.zeros(rows, dtype=np.int64)
-        #: Frames by which a stalled player is behind; frames skipped just before the coming call.
-        self.slip = np.zeros(rows, dtype=np.int64)
-        self.skipped = np.zeros(rows, dtype=np.int64)
         self.score = np.zeros(rows, dtype=np.float64)
-        self.late_frames = np.zeros(rows, dtype=np.int64)
-        self.skipped_frames = np.zeros(rows, dtype=np.int64)
-        self.underruns = np.zeros(rows, dtype=np.int64)
         self.song = np.full(rows, -1, dtype=np.int64)
         self.ends_song = np.zeros(rows, dtype=np.bool_)
         self.oracle = np.full(rows, not conditions.base.playable_live)
@@ -109,15 +87,12 @@ class Simulation:
         self.last_latency = np.zeros(rows, dtype=np.int64)
         self.visible = np.zeros(rows, dtype=np.int64)
         self.visible_before = np.zeros(rows, dtype=np.int64)
-        self._last = LastPlayed(np.zeros((rows, q), dtype=np.int16), np.full(rows, -1, dtype=np.int64))
-        self.chunk_codes: Codes = np.zeros((rows, self.chunk, q), dtype=np.int16)
-        self.chunk_status = np.zeros((rows, self.chunk), dtype=np.int8)
         self.capacity = 0
+        #: `(N, pad + frames + room, Q)` codes of the input; nothing from V(i) on may be shown.
         self.heard: Codes
-        self.played: Codes
         self._latencies: NDArray[np.int64]
         self._rewards: NDArray[np.float64]
-        self.log: EventLogBook
+        self.player = Player(self.clock, self.rule, self.chunk, len(conditions.k) == 1, self.silence_codes, pad)
         self.scorer = (
             None
             if reward is None
@@ -141,29 +116,23 @@ class Simulation:
         """Make room for episodes of `frames` frames; episodes under way are kept."""
         q, n = self.codec.num_codebooks, self.rows
         calls = -(-frames // min(self.conditions.k)) + 2
-        # Two chunks and one observation beyond the end stay inside the arrays, so no step needs a bound check.
-        slots = frames + 2 * self.chunk
+        # One observation beyond the end stays inside the arrays, so no step needs a bound check.
         longest = max(frames, self.chunk, self.pad, *self.conditions.t_f)
         heard = np.zeros((n, self.pad + frames + longest, q), dtype=np.int16)
-        played = np.empty((n, self.pad + slots, q), dtype=np.int16)
-        played[:] = self.silence_codes
         latencies = np.zeros((n, calls), dtype=np.int64)
         rewards = np.zeros((n, calls), dtype=np.float64)
-        log = EventLogBook(n, calls, slots, self.pad)
         if self.capacity:
             for old, new in (
                 (self.heard, heard),
-                (self.played, played),
                 (self._latencies, latencies),
                 (self._rewards, rewards),
             ):
                 new[:, : old.shape[1]] = old
-            log.copy_from(self.log)
             if self.scorer is not None:
                 self.scorer.grow(frames)
+        self.player.grow(frames, calls)
         self.capacity = frames
-        self.heard, self.played = heard, played
-        self._latencies, self._rewards, self.log = latencies, rewards, log
+        self.heard, self._latencies, self._rewards = heard, latencies, rewards
 
     # ------------------------------------------------------------------ reset
 
@@ -185,30 +154,10 @@ class Simulation:
             self._grow(longest)
         for row, episode in zip(listed, drawn, strict=True):
             self._begin(row, episode)
-        self.played[rows] = self.silence_codes
+        self.player.reset(rows)
         self._rewards[rows] = 0.0
-        self.log.clear(rows)
-        for counter in (
-            self.call,
-            self.cursor,
-            self.cursor_before,
-            self.slip,
-            self.skipped,
-            self.late_frames,
-            self.skipped_frames,
-            self.underruns,
-            self.last_latency,
-            self.visible_before,
-            self.score,
-        ):
+        for counter in (self.call, self.last_latency, self.visible_before, self.score):
             counter[rows] = 0
-        self.chunk_status = self.chunk_status.copy()  # it may be the shared one
-        self.chunk_status[rows] = NOTHING
-        self._last = LastPlayed(self._last.codes.copy(), self._last.source.copy())
-        self._last.source[rows] = -1
-        self._last.codes[rows] = self.silence_codes
-        self.chunk_codes = self.chunk_codes.copy()
-        self.chunk_codes[rows] = self.silence_codes
         self.start[rows] = self.clock.release(self.call)[rows]
         self.visible[rows] = self.clock.visible(self.call, self.frames)[rows]
         if self.scorer is not None:
@@ -248,6 +197,12 @@ class Simulation:
         """Return `episode` if it fits the codec."""
         if not isinstance(episode, Episode):
             raise ConfigError(f"options gave a {type(episode).__name__} where a jamgym.episode.Episode belongs.")
+        most = self.conditions.base.frames
+        if self.rule.irregular and episode.frames > most:
+            raise ConfigError(
+                f"The episode of song {episode.song_id!r} has {episode.frames} frames, but observations have room for "
+                f"{most}, and {self.rule} may pass any number of them in one call. Set frames={episode.frames}."
+            )
         shape = (episode.frames, self.codec.num_codebooks)
         samples = episode.frames * self.codec.hop_samples
         if episode.frames < 1 or episode.input_codes.shape != shape or len(episode.heard) != samples:
@@ -270,116 +225,26 @@ class Simulation:
         Returns:
             Rewards `(N,)` and whether each row's episode is over `(N,)`.
         """
-        clock, call, before = self.clock, self.call, self.cursor
+        clock, call, player = self.clock, self.call, self.player
         if latency is None:
             latency = self._latencies[self._row_index, call]
         finish = self.start + latency
-        first = call * clock.k
-        self.log.append(call, before, self.start, finish)
-        if self._one_size and not self.slip.any() and self._in_time(first, finish):
-            after = self._play_as_emitted(emitted, first)
-        else:
-            after = self._play(Chunks(emitted, first, clock.k, self.frames, finish, self.slip))
-        following = call + 1
-        if self.rule.backlog == "skip":
-            following = self._skip(following, finish, np.minimum(latency, self.last_latency))
-            after = np.maximum(after, np.minimum(following * clock.k, self.frames))
+        following = player.play(call, emitted, self.start, finish, self.last_latency, self.frames, self.calls)
         if self.scorer is None:
             rewards = np.zeros(self.rows, dtype=np.float64)
         else:
-            decided = slice(self.pad, None)
-            rewards = self.scorer.advance(self.played[:, decided], self.log.status[:, decided], before, after)
-            self._rewards[self._row_index, self.log.count - 1] = rewards
+            slots = slice(self.pad, None)
+            rewards = self.scorer.advance(
+                player.played[:, slots], player.log.status[:, slots], player.cursor_before, player.cursor
+            )
+            self._rewards[self._row_index, player.log.count - 1] = rewards
             self.score += rewards
-        self.call, self.cursor, self.cursor_before = following, after, before
+        self.call = following
         self.last_latency = latency
         self.start = np.maximum(clock.release(following), finish)
         self.visible_before = self.visible
         self.visible = clock.visible(following, self.frames)
-        return rewards, following * clock.k + self.slip >= self.frames
-
-    def _in_time(self, first: Rows, finish: Ticks) -> bool:
-        """Whether every frame of every chunk lies in its episode and meets its deadline."""
-        due = (finish <= self.clock.deadline(first)).all()
-        return bool(due) and bool((first + self.chunk <= self.frames).all())
-
-    def _play_as_emitted(self, emitted: Codes, first: Rows) -> Rows:
-        """Play whole chunks in their own slots, which is what the log says until it is told otherwise."""
-        codes = emitted.astype(np.int16)
-        self.played[self._row_index[:, None], first[:, None] + self._offsets] = codes
-        self.chunk_codes, self.chunk_status = codes, self._all_on_time
-        after = first + self.chunk
-        if self.rule.repeats:
-            self._last = LastPlayed(codes[:, -1], after - 1)
-        return after
-
-    def _play(self, chunks: Chunks) -> Rows:
-        """Decide chunk by chunk what plays, write it, and return the slots `(N,)` that are decided now."""
-        clock = self.clock
-        slots = resolve_slots(chunks, self.rule, clock.hop_samples, clock.d_out, self.silence_codes, self._last)
-        self._write(slots)
-        if self.rule.repeats:
-            self._remember(chunks.first, slots)
-        return np.minimum(slots.first + clock.k, self.frames)
-
-    def _write(self, slots: Slots) -> None:
-        """Put one call's slots where they belong, and count what was late."""
-        if slots.stalled.any():
-            nothing = (self.silence_codes, np.full(self.rows, -1), np.full(self.rows, GAP, dtype=np.int8))
-            self.slip = self.slip + slots.stalled
-            self._fill(slots.first - slots.stalled, slots.first, *nothing, self.slip * self.clock.hop_samples)
-            self.late_frames = self.late_frames + slots.stalled
-            self.underruns = self.underruns + slots.stalled
-        at = (self._row_index[:, None], slots.first[:, None] + self._offsets)
-        self.played[at] = slots.codes
-        self.log.status[at] = slots.status
-        self.log.source[at] = slots.source
-        self.log.lateness[at] = slots.lateness
-        self.chunk_codes, self.chunk_status = slots.codes, slots.status
-        if slots.lateness.any():
-            self.late_frames = self.late_frames + np.count_nonzero(slots.lateness, axis=1)
-            self.underruns = self.underruns + np.count_nonzero(slots.status == GAP, axis=1)
-
-    def _skip(self, following: Rows, finish: Ticks, expected: Ticks) -> Rows:
-        """Return the coming calls `(N,)`: later ones where `following` would miss its deadline.
-
-        `expected` is the shorter latency of the last two calls: what a lasting load costs, but not a lone spike.
-        """
-        clock = self.clock
-        hopeless = finish + expected > clock.deadline(following * clock.k)
-        newest = np.minimum(clock.newest_released(finish), self.calls - 1)
-        coming = np.where(hopeless, np.maximum(newest, following), following)
-        self.skipped = (coming - following) * clock.k
-        if self.skipped.any():
-            fill = fill_of(self.rule, self.silence_codes, self._last)
-            flag = np.full(self.rows, NEVER_EMITTED, dtype=np.int64)
-            self._fill(following * clock.k, coming * clock.k, *fill, flag)
-            self.skipped_frames = self.skipped_frames + self.skipped
-            self.underruns = self.underruns + np.where(fill[2] == GAP, self.skipped, 0)
-        return coming
-
-    def _fill(
-        self, first: Rows, end: Rows, codes: Codes, source: Rows, status: NDArray[np.int8], lateness: Ticks
-    ) -> None:
-        """Give the slots [first, end) of each row one content: `codes` `(N, Q)`, the rest `(N,)`."""
-        rows = np.flatnonzero(end > first)
-        codes = np.broadcast_to(codes, (self.rows, codes.shape[-1]))
-        slot = first[rows, None] + np.arange(int((end - first)[rows].max()))
-        which, where = np.nonzero(slot < end[rows, None])
-        row, at = rows[which], slot[which, where] + self.pad
-        self.played[row, at] = codes[row]
-        self.log.source[row, at] = source[row]
-        self.log.status[row, at] = status[row]
-        self.log.lateness[row, at] = lateness[row]
-
-    def _remember(self, first: Rows, slots: Slots) -> None:
-        """Keep each row's newest on-time frame; frames are late from the front, so it is the chunk's last one."""
-        last = np.clip(self.frames - first, 1, self.clock.k) - 1
-        codes = slots.codes[self._row_index, last]
-        fresh = slots.status[self._row_index, last] == ON_TIME
-        self._last = LastPlayed(
-            np.where(fresh[:, None], codes, self._last.codes), np.where(fresh, first + last, self._last.source)
-        )
+        return rewards, following * clock.k + player.slip >= self.frames
 
     def finish(self, rows: Rows) -> None:
         """Keep the records of `rows`, whose episodes are over."""
@@ -392,7 +257,7 @@ class Simulation:
                 played_codes=self.played_codes(row),
                 status=log.status,
                 lateness=log.lateness,
-                rewards=self._rewards[row, : self.log.count[row]].copy(),
+                rewards=self._rewards[row, : self.player.log.count[row]].copy(),
                 played_audio=None if self.scorer is None else self.scorer.audio(row, episode.frames),
                 log=log,
                 timing=self.row_timings[row],
@@ -402,29 +267,29 @@ class Simulation:
 
     def info(self) -> dict[str, NDArray[Any]]:
         """Return `(N,)` arrays that describe each row's episode so far."""
+        player = self.player
         return {
             "call": self.call.copy(),
-            "late_frames": self.late_frames.copy(),
+            "late_frames": player.late_frames.copy(),
             "lookahead_oracle": self.oracle.copy(),
             "score_so_far": self.score.copy(),
-            "skipped_frames": self.skipped_frames.copy(),
-            "slip": self.slip.copy(),
+            "skipped_frames": player.skipped_frames.copy(),
+            "slip": player.slip.copy(),
             "song": self.song.copy(),
-            "underruns": self.underruns.copy(),
+            "underruns": player.underruns.copy(),
         }
 
     def played_codes(self, row: int) -> Codes:
         """Return a copy `(frames so far, Q)` of what `row` has played."""
-        return self.played[row, self.pad : self.pad + self.cursor[row]].copy()
+        return self.player.played[row, self.pad : self.pad + self.player.cursor[row]].copy()
 
     def played_audio(self, row: int) -> Audio:
         """Return a copy `(samples so far,)` of what `row` has played."""
-        frames = int(self.cursor[row])
+        frames = int(self.player.cursor[row])
         if self.scorer is not None:
             return self.scorer.audio(row, frames)
         return render_played(self.codec, self.played_codes(row), self.event_log(row).status)
 
     def event_log(self, row: int) -> EventLog:
         """Return a copy of the log of `row`."""
-        timing = self.row_timings[row]
-        return self.log.row(row, int(self.cursor[row]), timing)
+        return self.player.log.row(row, int(self.player.cursor[row]), self.row_timings[row])

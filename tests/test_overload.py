@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jamgym import AccompanimentEnv, AccompanimentVectorEnv, EpisodeSource
-from jamgym.errors import ActionError, RewardError
+from jamgym.errors import ActionError, ConfigError, RewardError
 from jamgym.playback import NEVER_EMITTED
 from jamgym.testing import ToyCodec, ToyCorpus, ToyReward
 
@@ -101,6 +101,15 @@ class Moody(ToyReward):
 
 
 SHORT = EpisodeSource(ToyCorpus(songs=2, seconds=3.0), ToyCodec(), frames=22)
+
+
+def test_episodes_that_observations_have_no_room_for_are_refused():
+    longer = EpisodeSource(ToyCorpus(songs=2, seconds=3.0), ToyCodec(), frames=40).crop("train-0000", "bass", 0)
+    for rule in ({"backlog": "skip"}, {"late_policy": "stall"}):
+        env = AccompanimentEnv(source=SHORT, reward=None, t_f=-5, k=K, **rule)
+        with pytest.raises(ConfigError, match="Set frames=40"):
+            env.reset(options={"episode": longer})
+        env.reset(seed=0)
 
 
 @pytest.mark.parametrize(("mood", "error"), [("raise", RuntimeError), ("nan", RewardError)])
