@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from jamgym.errors import ConfigError
 from jamgym.playback import ON_TIME, LatePolicy
+from jamgym.wrappers.pause_clock import PauseClock
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
 from jamgym_agents.sampling import Sampling
 
@@ -42,6 +43,8 @@ class FinetuneConfig:
         frames: Frames per episode.
         latency: Latency model, "none" or a mapping with `name` and its arguments, or a list of them from which each
             episode draws, for latency-robust training.
+        clock: "simulated" draws latencies; "measured" charges this machine's real time, for one environment, with the
+            updates left out. A measured run cannot be repeated bit for bit.
         late_policy: What plays instead of a late frame: "silence", "repeat" or "conceal".
         allow_lookahead: Allow settings that cannot be played live; they are labelled.
         instruments: Target classes; None allows all.
@@ -81,6 +84,7 @@ class FinetuneConfig:
     latency: str | dict[str, Any] | tuple[str | dict[str, Any], ...] = field(
         default_factory=lambda: {"name": "lognormal", "median_seconds": 0.06, "sigma": 0.3}
     )
+    clock: Literal["simulated", "measured"] = "simulated"
     late_policy: LatePolicy = "silence"
     allow_lookahead: bool = False
     instruments: tuple[str, ...] | None = None
@@ -189,7 +193,7 @@ def make_env(config: FinetuneConfig) -> Any:
     from jamgym.vector_env import AccompanimentVectorEnv
     from jamgym.wrappers.sb3 import JamgymSB3VecEnv
 
-    names = ("corpus", "codec", "reward", "t_f", "k", "frames", "latency", "late_policy", "allow_lookahead")
+    names = ("corpus", "codec", "reward", "t_f", "k", "frames", "latency", "clock", "late_policy", "allow_lookahead")
     settings = {name: getattr(config, name) for name in (*names, "instruments", "max_songs")}
     return JamgymSB3VecEnv(AccompanimentVectorEnv(config.envs, split="train", **settings))
 
@@ -277,7 +281,7 @@ def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
         model.set_logger(Logger(None, [_RunWriter(run, model)]))
         left = (config.rollouts - model.rollouts) * model.n_steps * config.envs
         if left > 0:
-            model.learn(left, callback=callback, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+            model.learn(left, callback=[callback, PauseClock()], log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
     save()
     save_decoder(
         run.folder / "decoder.safetensors",

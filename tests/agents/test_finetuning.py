@@ -16,6 +16,8 @@ from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyReward
 from jamgym_agents.checkpoint import load_decoder, save_decoder
 from jamgym_agents.finetuning import FinetuneConfig, finetune
+from jamgym_agents.ppo.buffer import EpisodeBuffer
+from jamgym_agents.ppo.sequence_ppo import SequencePPO
 
 from .helpers import tiny_decoder
 
@@ -129,6 +131,8 @@ torch.set_num_threads(int(sys.argv[3]))  # other numbers of threads round otherw
 from jamgym.config import config_from_mapping
 from jamgym.run import Run
 from jamgym_agents.finetuning import FinetuneConfig, finetune
+from jamgym_agents.ppo.buffer import EpisodeBuffer
+from jamgym_agents.ppo.sequence_ppo import SequencePPO
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
 import json
 train = SequencePPO.train
@@ -171,6 +175,29 @@ def test_weights_that_explode_leave_the_checkpoint(config, tmp_path):
         train(replace(config, learning_rate=1e30, save_every=1, warm_up=1), tmp_path / "run")
     state = load_state(tmp_path / "run/checkpoint.safetensors")
     assert all(torch.isfinite(value).all() for value in state["decoder"].values())
+
+
+def test_a_measured_run_charges_the_policy_and_not_the_update(config, tmp_path, monkeypatch):
+    real, waited = SequencePPO.train, []
+
+    def slow(self):
+        real(self)
+        time.sleep(0.5)
+        waited.append(0.5)
+
+    monkeypatch.setattr(SequencePPO, "train", slow)
+    longest = []
+
+    def look(self, records, last_values):
+        longest.append(max(int(record.log.latency.max()) for record in records) / 16_000)
+        return finish(self, records, last_values)
+
+    finish = EpisodeBuffer.finish
+    monkeypatch.setattr(EpisodeBuffer, "finish", look)
+    train(replace(config, clock="measured", envs=1, episodes_per_batch=1, rollouts=3), tmp_path / "run")
+    assert len(waited) == 3 and 0 < max(longest) < 0.5
+    with pytest.raises(ConfigError, match="num_envs=1"):
+        train(replace(config, clock="measured"), tmp_path / "other")
 
 
 def test_time_limit_stops_with_a_checkpoint(config, tmp_path):
