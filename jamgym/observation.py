@@ -73,7 +73,7 @@ class Observer:
             "heard": spaces.Box(0, top, (heard, q), np.int16),
             "heard_count": number(0, heard),
             "instrument": number(0, len(INSTRUMENTS) - 1),
-            "k": number(1, max(conditions.k)),
+            "k": number(0, max(conditions.k)),
             "latency": spaces.Box(0.0, np.inf, (1,), np.float32),
             "latency_model": number(0, max(len(conditions.latency) - 1, 1)),
             "pending": number(0, most),

@@ -190,7 +190,8 @@ class AccompanimentVectorEnv(VectorEnv[Observation, NDArray[Any], NDArray[Any]])
             result = self._next_step(codes, latency)
         else:
             result = self._step(codes, latency)
-        self.clock.hand_out(self.simulation)
+        if not self._over.all():  # after the last call there is nothing to wait for
+            self.clock.hand_out(self.simulation)
         return result
 
     def _step(

@@ -82,9 +82,12 @@ def test_the_future_changes_neither_observations_nor_tokens(codec, decoder, epis
 def test_the_decoder_uses_its_input(codec, decoder, tmp_path):
     tokens = load_tokens(BandCorpus(songs=600), codec, "validation", folder=tmp_path)
     batch = tokens.batch(np.random.default_rng(0), 96, 250)
-    use = input_use(decoder, batch, 25, 5)
-    gain = use["other"] - use["true"]
-    assert gain.mean() > _half_width(gain), "the loss with the true input is not lower than with another song's"
+    for all_codebooks in (False, True):
+        use = {t_f: input_use(decoder, batch, t_f, 5, all_codebooks=all_codebooks) for t_f in (-25, 25)}
+        gain = use[25]["other"] - use[25]["true"]
+        assert gain.mean() > _half_width(gain), "the loss with the true input is not lower than with another song's"
+        nearer = use[-25]["true"] - use[25]["true"]
+        assert nearer.mean() > _half_width(nearer), "seeing further does not lower the loss"
     # What the input alone tells: with its own past before it, a frame is nearly known already.
     alone = {t_f: input_use(decoder, batch, t_f, 5, hide_past=True) for t_f in (-25, 25)}
     gain = alone[25]["other"] - alone[25]["true"]

@@ -138,10 +138,11 @@ def input_use(
     rows: int = 32,
     bf16: bool = False,
     hide_past: bool = False,
+    all_codebooks: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Measure per sequence `(B,)` how the first codebook's loss depends on the input.
+    """Measure per sequence `(B,)` how the loss depends on the input.
 
-    With `hide_past` the network sees none of what was played, so all that it knows comes from the input;
+    The loss is that of the first codebook, which carries most of what is heard, or the mean of all. With `hide_past` the network sees none of what was played, so all that it knows comes from the input;
     otherwise the true past of 40 ms ago tells nearly everything about the next frame.
 
     Returns:
@@ -163,9 +164,12 @@ def input_use(
                     torch.full((count,), k),
                     torch.ones(count, heard.shape[1] - 1, dtype=torch.bool) if hide_past else None,
                 )
-                partial = hidden.new_zeros(*hidden.shape[:2], decoder.config.latent_dim)
-                logits = decoder.depth.level_logits(hidden, partial, 0)
-            loss = token_loss(logits.unsqueeze(2), batch.target[part][..., :1])
+                if all_codebooks:
+                    logits = decoder.depth_logits(hidden, batch.target[part])
+                else:
+                    partial = hidden.new_zeros(*hidden.shape[:2], decoder.config.latent_dim)
+                    logits = decoder.depth.level_logits(hidden, partial, 0).unsqueeze(2)
+            loss = token_loss(logits, batch.target[part][..., : logits.shape[2]])
             result[name].append(loss.mean((1, 2)).numpy())
             if name == "true":
                 right = decoder.root_head(hidden.float()).argmax(-1) == batch.root[part]

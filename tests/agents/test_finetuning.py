@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from jamgym import clocks
 from jamgym.checkpoint import load_state, load_tensors
 from jamgym.config import config_from_mapping
 from jamgym.errors import CheckpointError, ConfigError, JamgymError, RewardError
@@ -178,24 +179,31 @@ def test_weights_that_explode_leave_the_checkpoint(config, tmp_path):
 
 
 def test_a_measured_run_charges_the_policy_and_not_the_update(config, tmp_path, monkeypatch):
-    real, waited = SequencePPO.train, []
+    class LateTime:
+        """Real time, in which an update takes a thousand seconds more."""
 
-    def slow(self):
+        ahead = 0.0
+        sleep = staticmethod(time.sleep)
+
+        def perf_counter(self):
+            return time.perf_counter() + self.ahead
+
+    late, longest = LateTime(), []
+    monkeypatch.setattr(clocks, "time", late)
+    real, finish = SequencePPO.train, EpisodeBuffer.finish
+
+    def train_slowly(self):
         real(self)
-        time.sleep(0.5)
-        waited.append(0.5)
-
-    monkeypatch.setattr(SequencePPO, "train", slow)
-    longest = []
+        late.ahead += 1000.0
 
     def look(self, records, last_values):
         longest.append(max(int(record.log.latency.max()) for record in records) / 16_000)
         return finish(self, records, last_values)
 
-    finish = EpisodeBuffer.finish
+    monkeypatch.setattr(SequencePPO, "train", train_slowly)
     monkeypatch.setattr(EpisodeBuffer, "finish", look)
     train(replace(config, clock="measured", envs=1, episodes_per_batch=1, rollouts=3), tmp_path / "run")
-    assert len(waited) == 3 and 0 < max(longest) < 0.5
+    assert late.ahead == 3000.0 and len(longest) == 3 and 0 < max(longest) < 1000.0
     with pytest.raises(ConfigError, match="num_envs=1"):
         train(replace(config, clock="measured"), tmp_path / "other")
 
