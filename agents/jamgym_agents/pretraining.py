@@ -142,7 +142,8 @@ def input_use(
 ) -> dict[str, np.ndarray]:
     """Measure per sequence `(B,)` how the loss depends on the input.
 
-    The loss is that of the first codebook, which carries most of what is heard, or the mean of all. With `hide_past` the network sees none of what was played, so all that it knows comes from the input;
+    The loss is that of the first codebook, which carries most of what is heard, or the mean of all. With
+    `hide_past` the network sees none of what was played, so all that it knows comes from the input;
     otherwise the true past of 40 ms ago tells nearly everything about the next frame.
 
     Returns:
