@@ -104,7 +104,7 @@ def test_finetune_trains_on_it(jamgym, how):
 
 
 def test_a_file_in_the_working_folder_needs_no_package(jamgym, tmp_path):
-    write(tmp_path / "work", {"swing.py": documented()["groove.py"], "json.py": "raise SystemExit('hidden')\n"})
+    write(tmp_path / "work", {"swing.py": documented()["groove.py"], "jsonargparse.py": "raise SystemExit('hidden')\n"})
     # As the installed command does: the first entry of sys.path is the script's folder.
     write(tmp_path / "bin", {"jamgym": "import sys\nfrom jamgym.cli import main\nsys.exit(main())\n"})
     command = [sys.executable, str(tmp_path / "bin" / "jamgym"), "rewards", "--reward", "swing:Groove", "--cost=false"]

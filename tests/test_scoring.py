@@ -191,6 +191,7 @@ def test_a_reward_that_raises_names_reward_songs_and_windows_and_keeps_the_cause
     env.reset(seed=1)
     with pytest.raises(RewardError, match=r"Reward 'toy' raised KeyError \('tempo'\) for song") as caught:
         env.step(np.zeros((2, 50) if vector else 50, dtype=int))
+    assert str(caught.value).count("song ") == (2 if vector else 1)
     for episode in env.episodes if vector else [env.episode]:
         named = f"song {episode.song_id!r} target {episode.target_name!r} window of frames 0-10"
         assert named in str(caught.value)
