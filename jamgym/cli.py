@@ -11,14 +11,17 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jamgym import __version__
 from jamgym.commands.table import COMMANDS, Command
 from jamgym.errors import ConfigError, JamgymError, UnknownNameError, unknown_name_message
+
+if TYPE_CHECKING:
+    from jamgym.commands.parsing import Request
 
 #: A program may leave a text under this name in its run folder; it is shown at the end.
 REPORT = "report.txt"
@@ -27,6 +30,9 @@ REPORT = "report.txt"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `argv` (default: the process's arguments) and return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and not {"", os.getcwd()} & set(sys.path):
+        # As with `python -m`, a plug-in may be a file in the working folder; last, so that it hides no module.
+        sys.path.append(os.getcwd())
     try:
         return _dispatch(arguments)
     except JamgymError as error:
@@ -74,20 +80,42 @@ def _dispatch(arguments: list[str]) -> int:
         kind = "option" if first.startswith("-") else "command"
         known = ["--help", "--version"] if first.startswith("-") else commands
         raise ConfigError(unknown_name_message(kind, first, known) + " See `jamgym --help`.")
+    below = [name for name in commands if name.startswith(f"{first} ")]
+    second = " ".join(arguments[:2])
+    if second in below:
+        return run_command(commands[second], arguments[2:])
+    if below and len(arguments) > 1 and not arguments[1].startswith("-"):
+        raise ConfigError(unknown_name_message("command", second, below) + f" See `jamgym {first} --help`.")
     return run_command(commands[first], arguments[1:])
 
 
 def run_command(command: Command, argv: Sequence[str]) -> int:
-    """Parse `argv`, run `command` in its run folder and show its figures; returns the exit status."""
+    """Parse `argv`, run `command` and show what it found; returns the exit status.
+
+    A command works in its run folder, unless it is a quick one.
+    """
     from jamgym.commands.parsing import parse
-    from jamgym.run import Run
 
     config_class, program = command.load()
-    folder, base = _resumed(command.name, argv)
+    if command.positional and argv and not argv[0].startswith("-"):
+        argv = [f"--{command.positional}", *argv]
+    folder, base = (None, None) if command.quick else _resumed(command.name, argv)
+    name = " ".join(["jamgym", command.name, command.positional.upper()]).rstrip()
     try:
-        request = parse(f"jamgym {command.name}", command.summary, command.examples, config_class, argv, base)
+        request = parse(name, command.summary, command.examples, config_class, argv, base, command.quick)
     except SystemExit as stop:  # --help
         return int(stop.code or 0)
+    if command.quick:
+        print(program(request.config))
+        return 0
+    return _run_in_folder(command, request, program, folder)
+
+
+def _run_in_folder(
+    command: Command, request: Request, program: Callable[..., dict[str, float]], folder: Path | None
+) -> int:
+    from jamgym.run import Run
+
     folder = folder or request.out or Path("runs") / f"{command.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     settings: dict[str, Any] = {**asdict(request.config), "seed": request.seed}
     _set_up_logging(request.quiet)

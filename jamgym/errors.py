@@ -43,7 +43,7 @@ class ActionError(JamgymError, ValueError):
 
 
 class RewardError(JamgymError, ValueError):
-    """A reward model returned something that is not one finite score per window."""
+    """A reward model raised, or returned something that is not one finite score per window."""
 
 
 class CheckpointError(JamgymError, ValueError):

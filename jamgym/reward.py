@@ -101,7 +101,12 @@ class WindowPlan:
 
 def check_scores(name: str, scores: NDArray[np.float32], count: int, context: str) -> NDArray[np.float32]:
     """Return `scores` as float32 `(count,)` or raise `RewardError` naming reward and `context`."""
-    scores = np.asarray(scores, dtype=np.float32)
+    try:
+        scores = np.asarray(scores, dtype=np.float32)
+    except Exception as error:
+        raise RewardError(
+            f"Reward {name!r} returned a {type(scores).__name__} for {context}, which is no array of numbers: {error}."
+        ) from error
     if scores.shape != (count,):
         raise RewardError(f"Reward {name!r} returned shape {scores.shape} for {context}; expected ({count},).")
     if not np.isfinite(scores).all():

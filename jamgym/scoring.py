@@ -77,7 +77,8 @@ def score_windows(
         `(W,)` float32 scores.
 
     Raises:
-        RewardError: The reward returned a wrong shape or a score that is not finite; names song and window.
+        RewardError: The reward raised, or returned a wrong shape or a score that is not finite; names reward, song
+            and window. What a reward raised is the error's cause.
     """
     scores = np.zeros(len(starts), dtype=np.float32)
     lengths = ends - starts
@@ -93,19 +94,29 @@ def score_windows(
                 starts[batch].tolist(),
                 ends[batch].tolist(),
             )
-            raw = reward.score(windows)
+            # The names are only worth building once something is wrong.
+            try:
+                raw = reward.score(windows)
+            except Exception as error:
+                raise RewardError(
+                    f"Reward {reward.name!r} raised {type(error).__name__} ({error}) for "
+                    f"{_name_windows(episodes, starts, ends, batch)}."
+                ) from error
             try:
                 scores[batch] = check_scores(reward.name, raw, len(batch), "a batch")
             except RewardError:
-                # The names are only worth building once something is wrong.
-                where = "; ".join(
-                    f"song {episodes[j].song_id!r} target {episodes[j].target_name!r} "
-                    f"window of frames {starts[j]}-{ends[j]}"
-                    for j in batch
-                )
-                check_scores(reward.name, raw, len(batch), where)
+                check_scores(reward.name, raw, len(batch), _name_windows(episodes, starts, ends, batch))
                 raise
     return scores
+
+
+def _name_windows(
+    episodes: Sequence[Episode], starts: NDArray[np.int64], ends: NDArray[np.int64], batch: Sequence[int]
+) -> str:
+    return "; ".join(
+        f"song {episodes[j].song_id!r} target {episodes[j].target_name!r} window of frames {starts[j]}-{ends[j]}"
+        for j in batch
+    )
 
 
 class EpisodeScorer:

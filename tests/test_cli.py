@@ -336,9 +336,9 @@ def test_shipped_configs_load_strictly(path, monkeypatch):
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_every_command_has_help_with_documented_settings(command, capsys):
-    assert cli.main([command.name, "--help"]) == 0
+    assert cli.main([*command.name.split(), "--help"]) == 0
     text = capsys.readouterr().out
     assert all(example in text for example in command.examples)
     assert 2 <= len(command.examples) <= 4
     for example in command.examples:
-        assert example.split()[:2] == ["jamgym", command.name]
+        assert f"{example} ".startswith(f"jamgym {command.name} ")

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -160,12 +161,77 @@ class Broken(ToyReward):
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda s: np.full_like(s, np.nan), lambda s: s + np.float32(np.inf), lambda s: s[:-1], lambda s: 0.5]
+    "wrong",
+    [
+        lambda s: np.full_like(s, np.nan),
+        lambda s: s + np.float32(np.inf),
+        lambda s: s[:-1],
+        lambda s: 0.5,
+        lambda s: None,
+        lambda s: ["loud"] * len(s),
+        lambda s: {"score": s},
+        lambda s: torch.from_numpy(s).requires_grad_(),
+    ],
 )
 def test_a_broken_reward_names_song_and_window(wrong):
     env = AccompanimentEnv(source=SOURCE, reward=Broken(wrong), k=25)
     env.reset(options={"episode": SOURCE.crop("train-0001", "piano", 0)})
     with pytest.raises(RewardError, match=r"'toy'.*song 'train-0001' target 'piano' window of frames 0-"):
+        env.step(np.zeros(50, dtype=int))
+
+
+def fail(scores):
+    raise KeyError("tempo")
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_a_reward_that_raises_names_reward_songs_and_windows_and_keeps_the_cause(vector):
+    setting = dict(source=SOURCE, reward=Broken(fail), k=25)
+    env = AccompanimentVectorEnv(2, **setting) if vector else AccompanimentEnv(**setting)
+    env.reset(seed=1)
+    with pytest.raises(RewardError, match=r"Reward 'toy' raised KeyError \('tempo'\) for song") as caught:
+        env.step(np.zeros((2, 50) if vector else 50, dtype=int))
+    assert str(caught.value).count("song ") == (2 if vector else 1)
+    for episode in env.episodes if vector else [env.episode]:
+        named = f"song {episode.song_id!r} target {episode.target_name!r} window of frames 0-10"
+        assert named in str(caught.value)
+    assert isinstance(caught.value.__cause__, KeyError) and caught.value.__cause__.args == ("tempo",)
+
+
+def test_an_error_of_the_reward_itself_is_one_error_with_the_song():
+    def complain(scores):
+        raise RewardError("this window has no truth")
+
+    env = AccompanimentEnv(source=SOURCE, reward=Broken(complain), k=25)
+    env.reset(options={"episode": SOURCE.crop("train-0001", "piano", 0)})
+    with pytest.raises(RewardError, match="this window has no truth.*song 'train-0001' target 'piano'"):
+        env.step(np.zeros(50, dtype=int))
+
+
+def test_only_the_windows_that_were_scored_together_are_named_and_only_when_needed(monkeypatch):
+    monkeypatch.setattr("jamgym.scoring._name_windows", lambda *_: pytest.fail("names were built for nothing"))
+    env = AccompanimentEnv(source=SOURCE, reward=ToyReward(), k=25)
+    env.reset(seed=0)
+    env.step(np.zeros(50, dtype=int))
+    monkeypatch.undo()
+    fails_later = Broken(lambda scores: scores if fails_later.before else fail(scores))
+    fails_later.before = True
+    env = AccompanimentEnv(source=SOURCE, reward=fails_later, k=50)
+    env.reset(seed=0)
+    env.step(np.zeros(100, dtype=int))
+    fails_later.before = False
+    with pytest.raises(RewardError) as caught:
+        env.step(np.zeros(100, dtype=int))
+    assert "frames 35-60" in str(caught.value) and "frames 0-" not in str(caught.value)
+
+
+def test_a_stop_by_the_user_is_no_error_of_the_reward():
+    def stop(scores):
+        raise KeyboardInterrupt
+
+    env = AccompanimentEnv(source=SOURCE, reward=Broken(stop), k=25)
+    env.reset(seed=0)
+    with pytest.raises(KeyboardInterrupt):
         env.step(np.zeros(50, dtype=int))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jamgym.benchmark.comparison import Comparison
+from jamgym.benchmark.file_scores import FileScores
 from jamgym.benchmark.table import heading, title
 from jamgym.codec import Audio, Codec
 from jamgym.files import atomic_path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _WINDOW = 1024
 _HOP = 256
 _FLOOR_DB = -80.0
+#: A picture is no wider than this, so longer audio is looked at in larger steps.
+_COLUMNS = 4000
 _STATUS_COLOURS: Mapping[int, str] = {GAP: "red", REPEATED: "orange", CONCEALED: "peru", DELAYED: "tab:blue"}
 
 
@@ -61,21 +64,10 @@ def plot_episode(record: EpisodeRecord, codec: Codec, played: Audio, path: Path 
     from matplotlib.figure import Figure
 
     episode = record.episode
-    seconds = len(played) / codec.sample_rate
     figure = Figure(figsize=(11, 5.5), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     for axis, audio, name in zip(axes, (episode.heard, played), ("heard", label), strict=True):
-        axis.imshow(
-            spectrogram(audio).T,
-            origin="lower",
-            aspect="auto",
-            extent=(0.0, seconds, 0.0, codec.sample_rate / 2000.0),
-            vmin=_FLOOR_DB,
-            vmax=0.0,
-            cmap="magma",
-        )
-        axis.set_ylim(0.0, min(4.0, codec.sample_rate / 2000.0))
-        axis.set_ylabel(f"{name}\nkHz")
+        _draw_spectrogram(axis, audio, codec.sample_rate, f"{name}\nkHz")
         if episode.truth is not None:
             for change in episode.truth.chord_times:
                 axis.axvline(float(change), color="white", linewidth=0.8, alpha=0.6)
@@ -89,6 +81,54 @@ def plot_episode(record: EpisodeRecord, codec: Codec, played: Audio, path: Path 
     return _save(figure, path)
 
 
+def plot_scores(scores: FileScores, path: Path | str) -> Path:
+    """Draw waveform and spectrogram of heard and played over the score of each window; returns the PNG's path."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    axes = figure.subplots(5, 1, sharex=True, height_ratios=(1, 2, 1, 2, 2.5))
+    for row, (name, audio) in enumerate((("heard", scores.heard), ("played", scores.played))):
+        time, low, high = envelope(audio, scores.sample_rate)
+        axes[2 * row].fill_between(time, low, high, linewidth=0.5)
+        axes[2 * row].set_ylabel(name)
+        _draw_spectrogram(axes[2 * row + 1], audio, scores.sample_rate, "kHz")
+    below = axes[4]
+    for start, end, value in zip(scores.starts, scores.ends, scores.scores, strict=True):
+        below.plot([start, end], [value, value], color="tab:blue", linewidth=1, alpha=0.25)
+    below.plot(scores.ends, scores.scores, "o-", color="tab:blue", markersize=4)
+    below.axhline(scores.mean, color="0.4", linestyle="--", linewidth=1)
+    low_end, high_end = scores.range
+    if np.isfinite([low_end, high_end]).all():
+        margin = 0.05 * (high_end - low_end)
+        below.set_ylim(low_end - margin, high_end + margin)
+    below.set_xlim(0.0, scores.seconds)
+    below.set_ylabel(scores.reward)
+    below.grid(alpha=0.3)
+    below.set_xlabel("seconds (each score stands at its window's end, with a line over the window; dashed: mean)")
+    figure.suptitle(f"{scores.reward}: mean {scores.mean:.3f} over {len(scores.scores)} windows", fontsize=10)
+    return _save(figure, path)
+
+
+def envelope(audio: Audio, sample_rate: int) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32]]:
+    """Return times in seconds, and the least and the largest sample around each: a waveform to draw."""
+    first = np.arange(0, len(audio), max(1, len(audio) // _COLUMNS))
+    return first / sample_rate, np.minimum.reduceat(audio, first), np.maximum.reduceat(audio, first)
+
+
+def _draw_spectrogram(axis: Any, audio: Audio, sample_rate: int, label: str) -> None:
+    axis.imshow(
+        spectrogram(audio, max(_HOP, len(audio) // _COLUMNS)).T,
+        origin="lower",
+        aspect="auto",
+        extent=(0.0, len(audio) / sample_rate, 0.0, sample_rate / 2000.0),
+        vmin=_FLOOR_DB,
+        vmax=0.0,
+        cmap="magma",
+    )
+    axis.set_ylim(0.0, min(4.0, sample_rate / 2000.0))
+    axis.set_ylabel(label)
+
+
 def late_runs(status: NDArray[np.int8]) -> list[tuple[int, int, int]]:
     """Return runs (first frame, frame after the last, status) of slots that did not play what was emitted."""
     edges = np.flatnonzero(np.diff(status, prepend=-1, append=-1))
@@ -96,10 +136,10 @@ def late_runs(status: NDArray[np.int8]) -> list[tuple[int, int, int]]:
     return [run for run in runs if run[2] != ON_TIME]
 
 
-def spectrogram(audio: Audio) -> NDArray[np.float32]:
-    """Return levels `(frames, bins)` in dB relative to the loudest one, not below -80."""
+def spectrogram(audio: Audio, hop: int = _HOP) -> NDArray[np.float32]:
+    """Return levels `(frames, bins)`, a frame every `hop` samples, in dB below the loudest one, at least -80."""
     padded = np.pad(np.asarray(audio, dtype=np.float32), (_WINDOW // 2, _WINDOW // 2))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::hop]
     power = np.square(np.abs(np.fft.rfft(frames * np.hanning(_WINDOW).astype(np.float32), axis=-1)))
     peak = max(float(power.max()), 1e-12)
     level: NDArray[Any] = 10.0 * np.log10(np.maximum(power / peak, 10.0 ** (_FLOOR_DB / 10.0)))

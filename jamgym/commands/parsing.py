@@ -66,6 +66,7 @@ def parse(
     config_class: type[Any],
     argv: Sequence[str],
     base: Mapping[str, Any] | None = None,
+    quick: bool = False,
 ) -> Request:
     """Parse `argv` into a `Request`.
 
@@ -76,23 +77,25 @@ def parse(
         config_class: The settings' dataclass.
         argv: Arguments after the command.
         base: Settings that come before every ``--config``, as those of a run that is resumed.
+        quick: Whether there is no run, so that the dataclass alone says what can be set.
 
     Raises:
         ConfigError: A key is unknown or a value does not fit.
         UnknownNameError: A plug-in's name is not known.
         SystemExit: After ``--help``, with status 0.
     """
-    parser = build_parser(prog, summary, examples, config_class)
+    parser = build_parser(prog, summary, examples, config_class, quick)
     specs = dict(spec_fields(config_class))
     rest, spec_options = _take_specs(list(argv), specs)
     given = _parse_options(parser, rest)
     settings: dict[str, Any] = {}
-    for layer in (base or {}, *_read_configs(config_class, given.pop("config", None) or []), given):
+    files = _read_configs(config_class, given.pop("config", None) or [], () if quick else RUN_KEYS)
+    for layer in (base or {}, *files, given):
         _merge(settings, layer, specs)
     for path, options in spec_options.items():
         _set(settings, path, _apply_spec(config_class, settings, path, specs[path], options))
-    resume = bool(settings.pop("resume", False))
-    run = {key: settings.pop(key) for key in RUN_KEYS if key in settings}
+    resume = not quick and bool(settings.pop("resume", False))
+    run = {} if quick else {key: settings.pop(key) for key in RUN_KEYS if key in settings}
     if "seed" in run and "seed" in {field.name for field in fields(config_class)}:
         settings["seed"] = run["seed"]
     config = config_from_mapping(config_class, settings)
@@ -104,42 +107,46 @@ def parse(
     return Request(config, None if out is None else Path(out), seed, resume, bool(run.get("quiet", False)))
 
 
-def build_parser(prog: str, summary: str, examples: Sequence[str], config_class: type[Any]) -> Any:
+def build_parser(prog: str, summary: str, examples: Sequence[str], config_class: type[Any], quick: bool) -> Any:
     """Return the jsonargparse parser of a command."""
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
     class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
         """Keeps the line breaks of the examples."""
 
-    known = "\n".join(f"  {kind}: {', '.join(found.names())}" for kind, found in sorted(REGISTRIES.items()))
+    # A quick command has few settings; the names that it cannot use would only be in the way.
+    own = {field.name for field in fields(config_class)}
+    kinds = sorted(kind for kind in REGISTRIES if not quick or kind in own)
+    known = "\n".join(f"  {kind}: {', '.join(REGISTRIES[kind].names())}" for kind in kinds)
+    word = "corpus" if "corpus" in kinds else "reward"
     epilog = (
         "examples:\n"
         + "\n".join(f"  {line}" for line in examples)
-        + "\n\nplug-ins (or package.module:Class); give their arguments as --corpus NAME --corpus.ARGUMENT VALUE:\n"
+        + f"\n\nplug-ins (or package.module:Class); give their arguments as --{word} NAME --{word}.ARGUMENT VALUE:\n"
         + known
     )
     parser = ArgumentParser(
         prog=prog,
-        usage="%(prog)s [--config FILE] [--out DIR] [--SETTING VALUE ...]",
+        usage=f"%(prog)s [--config FILE] {'' if quick else '[--out DIR] '}[--SETTING VALUE ...]",
         description=summary,
         epilog=epilog,
         formatter_class=Formatter,
         exit_on_error=False,
     )
-    own = {field.name for field in fields(config_class)}
     hide = argparse.SUPPRESS
-    group = parser.add_argument_group("run")
+    group = parser.add_argument_group("settings" if quick else "run")
     group.add_argument(
         "--config", action="append", metavar="FILE", default=hide, help="YAML file of settings; may be repeated"
     )
-    group.add_argument("--out", metavar="DIR", default=hide, help="run folder (default: runs/COMMAND-TIME)")
-    group.add_argument(
-        "--resume", action="store_true", default=hide, help="continue the run in --out, or the newest one in runs/"
-    )
-    if "seed" not in own:
-        group.add_argument("--seed", type=int, default=0, help="seed of everything random")
-    group.add_argument("--quiet", action="store_true", default=hide, help="show no progress")
-    taken = {"config", "out", "resume", "quiet"}
+    if not quick:
+        group.add_argument("--out", metavar="DIR", default=hide, help="run folder (default: runs/COMMAND-TIME)")
+        group.add_argument(
+            "--resume", action="store_true", default=hide, help="continue the run in --out, or the newest one in runs/"
+        )
+        if "seed" not in own:
+            group.add_argument("--seed", type=int, default=0, help="seed of everything random")
+        group.add_argument("--quiet", action="store_true", default=hide, help="show no progress")
+    taken = {"config"} if quick else {"config", "out", "resume", "quiet"}
     parser.add_class_arguments(config_class, skip=own & taken, fail_untyped=False)
     # Whether something is missing is known only after the YAML files are read.
     # (the attribute's name depends on jsonargparse's version)
@@ -274,12 +281,12 @@ def _tidy(message: str) -> str:
     return f"{found[1]} is {found[3]!r}; expected {expected}.{hint}"
 
 
-def _read_configs(config_class: type[Any], paths: Sequence[str]) -> list[dict[str, Any]]:
+def _read_configs(config_class: type[Any], paths: Sequence[str], extra: Sequence[str]) -> list[dict[str, Any]]:
     layers = []
     for path in paths:
         layer = read_yaml(path)
         try:
-            check_known(config_class, layer, RUN_KEYS)
+            check_known(config_class, layer, extra)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
         layers.append(layer)

@@ -18,11 +18,14 @@ class Command:
     """One command.
 
     Attributes:
-        name: What the user types.
+        name: What the user types; one word, or two for a command below another one.
         summary: One line for the list of commands.
         config: ``module:Dataclass`` of its settings.
-        program: ``module:function`` that is called as ``function(config, run)`` and returns figures.
+        program: ``module:function`` that is called as ``function(config, run)`` and returns figures; of a quick
+            command as ``function(config)``, and it returns the text to show.
         examples: Command lines for its help.
+        quick: Whether it takes seconds: no run folder, no seed and nothing to resume.
+        positional: Setting that a word right after the command's name stands for; empty where there is none.
     """
 
     name: str
@@ -30,8 +33,10 @@ class Command:
     config: str
     program: str
     examples: tuple[str, ...]
+    quick: bool = False
+    positional: str = ""
 
-    def load(self) -> tuple[type[Any], Callable[..., dict[str, float]]]:
+    def load(self) -> tuple[type[Any], Callable[..., Any]]:
         """Import and return the settings' class and the program."""
         return _load(self.config), _load(self.program)
 
@@ -117,5 +122,31 @@ COMMANDS: tuple[Command, ...] = (
             "jamgym profile --policy decoder --policy.checkpoint runs/first/decoder.safetensors --threads 1",
             "jamgym profile --k_choices '[1, 2, 5]' --t_f -10",
         ),
+    ),
+    Command(
+        "rewards",
+        "List every known reward: its range, what it needs, its windows, and what it costs.",
+        "jamgym.commands.rewards:RewardsConfig",
+        "jamgym.commands.rewards:list_rewards",
+        (
+            "jamgym rewards",
+            "jamgym rewards --cost false",
+            "jamgym rewards --reward my_package.rewards:Groove --reward.block_seconds 0.1",
+            "jamgym rewards score --help",
+        ),
+        quick=True,
+    ),
+    Command(
+        "rewards score",
+        "Score audio files with a reward, window by window.",
+        "jamgym.commands.score:ScoreConfig",
+        "jamgym.commands.score:score",
+        (
+            "jamgym rewards score coherence --heard band.wav --played solo.wav",
+            "jamgym rewards score coherence --heard band.wav --played solo.wav --out scores",
+            "jamgym rewards score my_package.rewards:Groove --reward.block_seconds 0.1 --heard a.wav --played b.wav",
+        ),
+        quick=True,
+        positional="reward",
     ),
 )

@@ -24,14 +24,22 @@ from .helpers import tiny_decoder
 
 
 class FailsLater(ToyReward):
-    """Gives NaN after so many calls."""
+    """Gives NaN, too few scores or an error after so many calls."""
 
     calls = 0
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
 
     def score(self, windows):
         FailsLater.calls += 1
         scores = super().score(windows)
-        return scores * np.nan if FailsLater.calls > 8 else scores
+        if FailsLater.calls <= 8:
+            return scores
+        if self.how == "raise":
+            raise RuntimeError("out of order")
+        return scores * np.nan if self.how == "nan" else scores[:-1]
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +169,11 @@ def test_a_killed_run_goes_on_bit_for_bit(config, whole, tmp_path):
     assert_same_run(tmp_path / "run", whole[0])
 
 
-def test_a_reward_that_fails_leaves_the_checkpoint(config, tmp_path):
+@pytest.mark.parametrize(("how", "says"), [("nan", "nan"), ("shape", "shape"), ("raise", "RuntimeError")])
+def test_a_reward_that_fails_leaves_the_checkpoint(config, tmp_path, how, says):
     FailsLater.calls = 0
-    broken = replace(config, reward=f"{__name__}:FailsLater", save_every=1)
-    with pytest.raises(RewardError, match="nan"):
+    broken = replace(config, reward={"name": f"{__name__}:FailsLater", "how": how}, save_every=1)
+    with pytest.raises(RewardError, match=f"'toy' .*{says}.* song 'train-.* window of frames"):
         train(broken, tmp_path / "run")
     state = load_state(tmp_path / "run/checkpoint.safetensors")
     assert state["rollouts"] >= 1 and all(torch.isfinite(value).all() for value in state["decoder"].values())
