@@ -62,6 +62,7 @@ def score_windows(
     played: Sequence[Audio],
     starts: NDArray[np.int64],
     ends: NDArray[np.int64],
+    parts: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
     """Score windows of any lengths, one per entry of `episodes`, in batches of equal length.
 
@@ -72,12 +73,13 @@ def score_windows(
         played: W arrays `(S,)` of played audio.
         starts: `(W,)` first frame of each window.
         ends: `(W,)` frame after its last.
+        parts: `(W, C)`, filled with the scores of the C components of a mixture.
 
     Returns:
         `(W,)` float32 scores.
 
     Raises:
-        RewardError: The reward returned a wrong shape or a score that is not finite; names song and window.
+        RewardError: The reward failed, or returned a wrong shape or a score that is not finite; names song and window.
     """
     scores = np.zeros(len(starts), dtype=np.float32)
     lengths = ends - starts
@@ -93,18 +95,18 @@ def score_windows(
                 starts[batch].tolist(),
                 ends[batch].tolist(),
             )
-            raw = reward.score(windows)
             try:
-                scores[batch] = check_scores(reward.name, raw, len(batch), "a batch")
-            except RewardError:
+                scores[batch] = check_scores(reward.name, reward.score(windows), len(batch), "a batch")
+            except RewardError as error:
                 # The names are only worth building once something is wrong.
                 where = "; ".join(
                     f"song {episodes[j].song_id!r} target {episodes[j].target_name!r} "
                     f"window of frames {starts[j]}-{ends[j]}"
                     for j in batch
                 )
-                check_scores(reward.name, raw, len(batch), where)
-                raise
+                raise RewardError(f"{error} The batch: {where}.") from error
+            if parts is not None:
+                parts[batch] = reward.last_scores  # type: ignore[attr-defined]
     return scores
 
 
@@ -113,6 +115,7 @@ class EpisodeScorer:
 
     The reward of a call is the sum of the scores of the windows that end in the slots it decided, divided by
     the number of windows of the episode: the rewards of an episode sum to the mean of its window scores.
+    Of a mixture (a reward with `components` and `last_scores`) the mean of each component is kept as well.
 
     Args:
         reward: The reward model.
@@ -133,6 +136,9 @@ class EpisodeScorer:
         self._plans: dict[int, tuple[WindowPlan, NDArray[np.int64]]] = {}
         self._episodes: list[Episode | None] = [None] * rows
         self._row_index = np.arange(rows)
+        #: Names of a mixture's components, and `(N, C)` their mean scores over the windows so far and to come.
+        self.components: tuple[str, ...] = tuple(getattr(reward, "components", ()) if hasattr(reward, "last_scores") else ())
+        self.means = np.zeros((rows, len(self.components)), dtype=np.float64)
         self._allocate(frames)
 
     def _allocate(self, frames: int) -> None:
@@ -160,6 +166,7 @@ class EpisodeScorer:
         mask[rows] = True
         self._decoder.reset(mask)
         self._level[rows] = 1.0
+        self.means[rows] = 0.0
         for row, episode in zip(rows.tolist(), episodes, strict=True):
             plan, ended = self._plan(episode.frames)
             self._episodes[row] = episode
@@ -206,6 +213,7 @@ class EpisodeScorer:
         index = np.arange(len(rows)) - np.repeat(np.cumsum(due) - due, due) + done[rows]
         listed = rows.tolist()
         flat = self._audio.reshape(self.rows, -1)
+        parts = np.zeros((len(rows), len(self.components))) if self.components else None
         scores = score_windows(
             self.reward,
             self.codec,
@@ -213,7 +221,10 @@ class EpisodeScorer:
             [flat[row] for row in listed],
             self._starts[rows, index],
             self._ends[rows, index],
+            parts,
         )
+        if parts is not None:
+            np.add.at(self.means, rows, parts / self._windows[rows, None])
         return np.bincount(rows, weights=scores, minlength=self.rows) / self._windows
 
     def _play(
