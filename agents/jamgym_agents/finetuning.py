@@ -206,7 +206,7 @@ def reseed(model: SequencePPO, seed: int) -> None:
 def reward_state(env: Any) -> dict[str, Any] | None:
     """Return the running statistics of the reward of `env`, or None if it keeps none."""
     scorer = env.get_attr("simulation")[0].scorer
-    return scorer.reward.state() if scorer is not None and hasattr(scorer.reward, "load_state") else None
+    return scorer.reward.state() if getattr(getattr(scorer, "reward", None), "normalising", False) else None
 
 
 def make_env(config: FinetuneConfig) -> Any:
