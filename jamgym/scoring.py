@@ -137,7 +137,9 @@ class EpisodeScorer:
         self._episodes: list[Episode | None] = [None] * rows
         self._row_index = np.arange(rows)
         #: Names of a mixture's components, and `(N, C)` their mean scores over the windows so far and to come.
-        self.components: tuple[str, ...] = tuple(getattr(reward, "components", ()) if hasattr(reward, "last_scores") else ())
+        self.components: tuple[str, ...] = tuple(
+            getattr(reward, "components", ()) if hasattr(reward, "last_scores") else ()
+        )
         self.means = np.zeros((rows, len(self.components)), dtype=np.float64)
         self._allocate(frames)
 

@@ -158,4 +158,3 @@ def _f_measure(reference: NDArray[np.float64], estimate: NDArray[np.float64]) ->
     import mir_eval.beat
 
     return float(mir_eval.beat.f_measure(reference, estimate, f_measure_threshold=TOLERANCE_SECONDS))
-

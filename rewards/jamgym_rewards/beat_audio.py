@@ -61,8 +61,8 @@ def onset_agreement(heard: NDArray[np.float32], played: NDArray[np.float32], sam
         if silent[row] or a.max() < LEAST_ONSET_DB or b.max() < LEAST_ONSET_DB:
             continue
         period = max(round(60.0 * rate / estimate_tempo(a, rate)), 1)
-        smooth = [np.convolve(curve, bell, "full")[reach[-1] : reach[-1] + len(curve)] for curve in (a, b)]
-        scores[row] = phase_contrast(*smooth, min(period, len(a)), round(width))
+        x, y = (np.convolve(curve, bell, "full")[reach[-1] : reach[-1] + len(curve)] for curve in (a, b))
+        scores[row] = phase_contrast(x, y, min(period, len(a)), round(width))
     return scores
 
 

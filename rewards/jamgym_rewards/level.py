@@ -63,7 +63,9 @@ class LevelReward:
         min_window_seconds: float = 1.0,
     ) -> None:
         if not lowest_db <= highest_db or not ramp_db > 0.0:
-            raise ConfigError(f"dead zone {lowest_db} to {highest_db} dB, ramp {ramp_db} dB: ends must ascend, ramp > 0.")
+            raise ConfigError(
+                f"dead zone {lowest_db} to {highest_db} dB, ramp {ramp_db} dB: ends must ascend, ramp > 0."
+            )
         self.lowest_db = lowest_db
         self.highest_db = highest_db
         self.ramp_db = ramp_db

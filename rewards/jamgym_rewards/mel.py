@@ -13,7 +13,10 @@ FLOOR_DB = -80.0
 
 
 def mel_levels(
-    audio: NDArray[np.float32], sample_rate: int, hop_seconds: float = HOP_SECONDS, window_seconds: float = WINDOW_SECONDS
+    audio: NDArray[np.float32],
+    sample_rate: int,
+    hop_seconds: float = HOP_SECONDS,
+    window_seconds: float = WINDOW_SECONDS,
 ) -> tuple[NDArray[np.float64], float]:
     """Return the levels of mono clips `(N, S)` in 40 mel bands as `(N, T, 40)` in dB, and the frames per second.
 

@@ -99,7 +99,7 @@ class MixtureReward:
         if isinstance(rewards, (str, Mapping)) or not len(rewards):
             raise ConfigError(f"rewards is {rewards!r}; expected a list, such as [coherence, {{name: silence}}].")
         self.models: tuple[RewardModel, ...] = tuple(
-            create_from_spec(registry, spec) if isinstance(spec, (str, Mapping)) else spec for spec in rewards
+            create_from_spec(registry, spec) if isinstance(spec, (str, dict)) else spec for spec in rewards
         )
         for model in self.models:
             check_reward(model)
