@@ -146,7 +146,7 @@ class AccompanimentEnv(gymnasium.Env[Observation, NDArray[Any]]):
         ends_song = bool(simulation.ends_song[0])
         if done:
             simulation.finish(_FIRST_ROW)
-            info["episode_score"] = float(simulation.score[0])
+            info.update({key: float(value[0]) for key, value in simulation.final_info().items()})
             self._ready = False
         observation = self._observe()
         if not done:

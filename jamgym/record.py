@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ class EpisodeRecord:
         played_audio: `(S,)` float32 audio, or None if there is no reward model.
         log: Every call and slot.
         timing: t_f, k and the other constants of the clock.
+        components: The mean score of each component, if the reward is a mixture.
     """
 
     episode: Episode
@@ -36,6 +38,7 @@ class EpisodeRecord:
     played_audio: Audio | None
     log: EventLog
     timing: Timing
+    components: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def score(self) -> float:

@@ -86,6 +86,13 @@ rewards = Registry(
         "judge": "jamgym_rewards.judge:JudgeReward",
         "note_in_chord": "jamgym_rewards.note_in_chord:NoteInChordReward",
         "beat": "jamgym_rewards.beat:BeatReward",
+        "beat_audio": "jamgym_rewards.beat_audio:BeatAudioReward",
+        "harmony": "jamgym_rewards.harmony:HarmonyReward",
+        "silence": "jamgym_rewards.silence:SilenceReward",
+        "repetition": "jamgym_rewards.repetition:RepetitionReward",
+        "copying": "jamgym_rewards.copying:CopyingReward",
+        "level": "jamgym_rewards.level:LevelReward",
+        "mixture": "jamgym_rewards.mixture:MixtureReward",
     },
 )
 policies = Registry(

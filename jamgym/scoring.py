@@ -62,6 +62,7 @@ def score_windows(
     played: Sequence[Audio],
     starts: NDArray[np.int64],
     ends: NDArray[np.int64],
+    parts: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
     """Score windows of any lengths, one per entry of `episodes`, in batches of equal length.
 
@@ -72,6 +73,7 @@ def score_windows(
         played: W arrays `(S,)` of played audio.
         starts: `(W,)` first frame of each window.
         ends: `(W,)` frame after its last.
+        parts: `(W, C)`, filled with the scores of the C components of a mixture.
 
     Returns:
         `(W,)` float32 scores.
@@ -107,6 +109,8 @@ def score_windows(
             except RewardError:
                 check_scores(reward.name, raw, len(batch), _name_windows(episodes, starts, ends, batch))
                 raise
+            if parts is not None:
+                parts[batch] = reward.last_scores  # type: ignore[attr-defined]
     return scores
 
 
@@ -124,6 +128,7 @@ class EpisodeScorer:
 
     The reward of a call is the sum of the scores of the windows that end in the slots it decided, divided by
     the number of windows of the episode: the rewards of an episode sum to the mean of its window scores.
+    Of a mixture (a reward with `components` and `last_scores`) the mean of each component is kept as well.
 
     Args:
         reward: The reward model.
@@ -144,6 +149,11 @@ class EpisodeScorer:
         self._plans: dict[int, tuple[WindowPlan, NDArray[np.int64]]] = {}
         self._episodes: list[Episode | None] = [None] * rows
         self._row_index = np.arange(rows)
+        #: Names of a mixture's components, and `(N, C)` their mean scores over the windows so far and to come.
+        self.components: tuple[str, ...] = tuple(
+            getattr(reward, "components", ()) if hasattr(reward, "last_scores") else ()
+        )
+        self.means = np.zeros((rows, len(self.components)), dtype=np.float64)
         self._allocate(frames)
 
     def _allocate(self, frames: int) -> None:
@@ -171,6 +181,7 @@ class EpisodeScorer:
         mask[rows] = True
         self._decoder.reset(mask)
         self._level[rows] = 1.0
+        self.means[rows] = 0.0
         for row, episode in zip(rows.tolist(), episodes, strict=True):
             plan, ended = self._plan(episode.frames)
             self._episodes[row] = episode
@@ -217,6 +228,7 @@ class EpisodeScorer:
         index = np.arange(len(rows)) - np.repeat(np.cumsum(due) - due, due) + done[rows]
         listed = rows.tolist()
         flat = self._audio.reshape(self.rows, -1)
+        parts = np.zeros((len(rows), len(self.components))) if self.components else None
         scores = score_windows(
             self.reward,
             self.codec,
@@ -224,7 +236,10 @@ class EpisodeScorer:
             [flat[row] for row in listed],
             self._starts[rows, index],
             self._ends[rows, index],
+            parts,
         )
+        if parts is not None:
+            np.add.at(self.means, rows, parts / self._windows[rows, None])
         return np.bincount(rows, weights=scores, minlength=self.rows) / self._windows
 
     def _play(

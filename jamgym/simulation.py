@@ -261,6 +261,7 @@ class Simulation:
                 played_audio=None if self.scorer is None else self.scorer.audio(row, episode.frames),
                 log=log,
                 timing=self.row_timings[row],
+                components={name: float(values[row]) for name, values in self._component_means().items()},
             )
 
     # ------------------------------------------------------------------ what is known
@@ -278,6 +279,15 @@ class Simulation:
             "song": self.song.copy(),
             "underruns": player.underruns.copy(),
         }
+
+    def final_info(self) -> dict[str, NDArray[np.float64]]:
+        """Return `(N,)` arrays that belong to the info of an episode's end: its score, and its parts in a mixture."""
+        parts = {f"reward/{name}": values.copy() for name, values in self._component_means().items()}
+        return {"episode_score": self.score.copy(), **parts}
+
+    def _component_means(self) -> dict[str, NDArray[np.float64]]:
+        """Return per component of a mixture its mean scores `(N,)`; no entry for other rewards."""
+        return {} if self.scorer is None else dict(zip(self.scorer.components, self.scorer.means.T, strict=True))
 
     def played_codes(self, row: int) -> Codes:
         """Return a copy `(frames so far, Q)` of what `row` has played."""

@@ -209,10 +209,9 @@ class AccompanimentVectorEnv(VectorEnv[Observation, NDArray[Any], NDArray[Any]])
         if self.autoreset_mode is AutoresetMode.DISABLED:
             self._over = over
             infos = _masked(simulation.info(), everyone)
-            infos.update(_masked({"episode_score": np.where(over, simulation.score, 0.0)}, over))
+            infos.update(_masked(_where(over, simulation.final_info()), over))
             return observation, rewards, terminated, truncated, infos
-        final = {**simulation.info(), "episode_score": simulation.score.copy()}
-        final_info = _masked({key: np.where(over, value, value.dtype.type(0)) for key, value in final.items()}, over)
+        final_info = _masked(_where(over, {**simulation.info(), **simulation.final_info()}), over)
         final_obs = np.full(self.num_envs, None, dtype=object)
         for row in rows.tolist():
             final_obs[row] = {key: value[row].copy() for key, value in observation.items()}
@@ -236,7 +235,7 @@ class AccompanimentVectorEnv(VectorEnv[Observation, NDArray[Any], NDArray[Any]])
             self._begin(np.flatnonzero(ended))
         infos = _masked(simulation.info(), np.ones(self.num_envs, dtype=np.bool_))
         if over.any():
-            infos.update(_masked({"episode_score": np.where(over, simulation.score, 0.0)}, over))
+            infos.update(_masked(_where(over, simulation.final_info()), over))
         self._over = over
         return self.observer.observe(simulation), rewards, terminated, truncated, infos
 
@@ -277,6 +276,11 @@ def _rows_of(mask: Any, num_envs: int) -> NDArray[np.int64]:
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (num_envs,) or not mask.any():
         raise ConfigError(f"options['reset_mask'] must be a bool array ({num_envs},) with a True in it; got {mask!r}.")
     return np.flatnonzero(mask)
+
+
+def _where(mask: NDArray[np.bool_], values: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return each entry with 0 in the rows outside `mask`."""
+    return {key: np.where(mask, value, value.dtype.type(0)) for key, value in values.items()}
 
 
 def _masked(values: dict[str, NDArray[Any]], mask: NDArray[np.bool_]) -> dict[str, Any]:

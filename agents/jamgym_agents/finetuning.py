@@ -19,6 +19,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from jamgym.errors import ConfigError
 from jamgym.playback import ON_TIME, LatePolicy
+from jamgym.registry import rewards
 from jamgym.wrappers.pause_clock import PauseClock
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
 from jamgym_agents.sampling import Sampling
@@ -36,7 +37,7 @@ class FinetuneConfig:
     Attributes:
         corpus: Corpus name, or a mapping with `name` and its arguments.
         codec: Codec name, or a mapping with `name` and its arguments.
-        reward: Reward name, or a mapping with `name` and its arguments; never the judge.
+        reward: Reward name, or a mapping with `name` and its arguments; never the judge, nor a mixture with it.
         checkpoint: Decoder to start from; None takes the shipped one.
         t_f: Future visibility in frames.
         k: Frames per call.
@@ -120,9 +121,17 @@ class FinetuneConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.sampling.temperature == 0:
             raise ConfigError("sampling.temperature is 0, which leaves nothing to learn from; give a value above 0.")
-        reward = self.reward if isinstance(self.reward, str) else self.reward.get("name")
-        if reward == "judge":
+        if _names_judge(self.reward):
             raise ConfigError("The judge is for evaluation only. Train on another reward, for example 'coherence'.")
+
+
+def _names_judge(reward: Any) -> bool:
+    """Whether a reward spec, or a component of a mixture in it, is the judge, by name or by path."""
+    if isinstance(reward, str):
+        return reward in ("judge", rewards.paths()["judge"])
+    return _names_judge(reward.get("name", "")) or any(
+        _names_judge(part) for part in reward.get("rewards") or () if isinstance(part, (str, dict))
+    )
 
 
 class _RunWriter(KVWriter):
@@ -147,6 +156,8 @@ class RolloutCallback(BaseCallback):
         self._config, self._run, self._save, self._progress = config, run, save, progress
         self._started = time.monotonic()
         self.scores: list[float] = []
+        #: Running statistics of a normalising mixture after the last whole rollout; a cut one does not count.
+        self.reward_state: dict[str, Any] | None = None
 
     @property
     def _model(self) -> SequencePPO:
@@ -163,6 +174,10 @@ class RolloutCallback(BaseCallback):
         self.scores.append(float(np.mean([record.rewards.sum() for record in records])))
         self.logger.record("rollout/score", self.scores[-1])
         self.logger.record("rollout/late_share", float(np.mean([(r.status != ON_TIME).mean() for r in records])))
+        for name in records[0].components:
+            mean = float(np.mean([record.components[name] for record in records]))
+            self.logger.record(f"rollout/reward/{name}", mean)
+        self.reward_state = reward_state(self.training_env)
         self._progress.advance(1, score=self.scores[-1])
         if config.audio_every and model.rollouts % config.audio_every == 0 and records[0].played_audio is not None:
             mix = records[0].episode.heard + records[0].played_audio
@@ -186,6 +201,12 @@ def reseed(model: SequencePPO, seed: int) -> None:
     model._last_obs = model.env.reset()  # type: ignore[assignment]
     model.policy.player._generator.manual_seed(sampling)
     model.batch_generator.manual_seed(order)
+
+
+def reward_state(env: Any) -> dict[str, Any] | None:
+    """Return the running statistics of the reward of `env`, or None if it keeps none."""
+    scorer = env.get_attr("simulation")[0].scorer
+    return scorer.reward.state() if getattr(getattr(scorer, "reward", None), "normalising", False) else None
 
 
 def make_env(config: FinetuneConfig) -> Any:
@@ -257,6 +278,8 @@ def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
         model.rollouts, model.num_timesteps = int(state["rollouts"]), int(state["num_timesteps"])
         model.kl_scale = float(state["kl_scale"])
         scores = [float(score) for score in state["scores"]]
+        if state.get("reward") is not None:
+            env.get_attr("simulation")[0].scorer.reward.load_state(state["reward"])
         run.truncate(model.rollouts)
 
     def save() -> None:
@@ -271,13 +294,14 @@ def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
                 "num_timesteps": model.num_timesteps,
                 "kl_scale": model.kl_scale,
                 "scores": scores[: model.rollouts],
+                "reward": callback.reward_state,
             },
             expect,
         )
 
     with run.progress(config.rollouts, "finetune", done=model.rollouts) as progress:
         callback = RolloutCallback(config, run, save, progress)
-        callback.scores = scores
+        callback.scores, callback.reward_state = scores, reward_state(env)
         model.set_logger(Logger(None, [_RunWriter(run, model)]))
         left = (config.rollouts - model.rollouts) * model.n_steps * config.envs
         if left > 0:

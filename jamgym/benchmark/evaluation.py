@@ -134,6 +134,9 @@ def evaluate(config: EvaluationConfig, run: Run) -> dict[str, float]:
 
     make_env()  # Impossible timing is refused before the songs are encoded.
     metrics: list[RewardModel] = [create_from_spec(rewards, spec) for spec in config.metrics]
+    for metric in metrics:
+        if hasattr(metric, "normalising"):
+            metric.normalising = False  # running statistics are for training; a measure has none
     players = make_policies(config, codec, source)
     comparison = compare(
         players,

@@ -11,16 +11,14 @@ from numpy.typing import NDArray
 
 from jamgym.errors import RewardError
 from jamgym.reward import Windows
+from jamgym_rewards.mel import WINDOW_SECONDS, mel_levels
 
 #: Played audio below this RMS, in dBFS, counts as silence.
 SILENCE_DB = -60.0
 #: An onset curve that never rises this many dB (mean over bands) above the last frame has no onsets.
 LEAST_ONSET_DB = 0.5
 TOLERANCE_SECONDS = 0.07
-_BANDS = 40
 _TIGHTNESS = 100.0
-_FRAME_SECONDS = 0.01
-_WINDOW_SECONDS = 0.04
 
 
 def onset_strength(audio: NDArray[np.float32], sample_rate: int) -> tuple[NDArray[np.float64], float]:
@@ -29,18 +27,12 @@ def onset_strength(audio: NDArray[np.float32], sample_rate: int) -> tuple[NDArra
     It is the rise from frame to frame of the level of 40 mel bands (floor: 80 dB below full scale),
     averaged over the bands; frame t is centred at t / rate seconds.
     """
-    hop = max(round(_FRAME_SECONDS * sample_rate), 1)
-    window = max(round(_WINDOW_SECONDS * sample_rate), 4 * hop)
-    half = window // 2
-    padded = np.pad(np.asarray(audio, dtype=np.float32), ((0, 0), (half, window - half)))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window, axis=1)[:, ::hop]
-    taper = np.hanning(window).astype(np.float32)
-    power = np.square(np.abs(np.fft.rfft(frames * taper, axis=-1)) / taper.sum())
-    level = 10.0 * np.log10(power @ _mel_bands(window, sample_rate) + 1e-8)
+    level, rate = mel_levels(audio, sample_rate)
     rise = np.maximum(np.diff(level, axis=1, prepend=level[:, :1]), 0.0)
     # A sound cut off at the clip's end is a click there, not an onset.
-    rise[:, max((audio.shape[1] - half) // hop + 1, 0) :] = 0.0
-    return rise.mean(axis=-1), sample_rate / hop
+    last = audio.shape[1] / sample_rate - WINDOW_SECONDS / 2.0
+    rise[:, max(int(np.floor(last * rate + 1e-6)) + 1, 0) :] = 0.0
+    return rise.mean(axis=-1), rate
 
 
 def estimate_tempo(onsets: NDArray[np.float64], rate: float, centre_bpm: float = 120.0) -> float:
@@ -166,14 +158,3 @@ def _f_measure(reference: NDArray[np.float64], estimate: NDArray[np.float64]) ->
     import mir_eval.beat
 
     return float(mir_eval.beat.f_measure(reference, estimate, f_measure_threshold=TOLERANCE_SECONDS))
-
-
-def _mel_bands(window: int, sample_rate: int) -> NDArray[np.float64]:
-    """Return triangular mel weights `(window // 2 + 1, 40)` from 30 Hz to 8 kHz (or half the sample rate)."""
-    top = min(8000.0, sample_rate / 2.0)
-    mel = np.linspace(2595.0 * np.log10(1.0 + 30.0 / 700.0), 2595.0 * np.log10(1.0 + top / 700.0), _BANDS + 2)
-    edges = 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
-    frequency = np.arange(window // 2 + 1)[:, None] * sample_rate / window
-    up = (frequency - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    down = (edges[2:] - frequency) / (edges[2:] - edges[1:-1])
-    return np.clip(np.minimum(up, down), 0.0, None)

@@ -132,6 +132,30 @@ def test_a_stopped_run_goes_on_bit_for_bit(config, whole, tmp_path):
     assert_same_run(tmp_path / "run", whole[0])
 
 
+def test_a_mixture_logs_each_component_and_its_statistics_survive_a_stop(config, tmp_path, monkeypatch):
+    from jamgym_rewards import mixture
+
+    monkeypatch.setattr(mixture, "WARM_UP", 8)
+    toy = "jamgym.toys:ToyReward"
+    parts = [toy, {"name": toy, "window_seconds": 0.4}]
+    mixed = replace(config, reward={"name": "mixture", "rewards": parts, "weights": [1.0, -0.5], "normalise": True})
+    train(mixed, tmp_path / "whole")
+    lines = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 5
+    assert all(0 < line["rollout/reward/toy"] < 1 and 0 < line["rollout/reward/toy_2"] < 1 for line in lines)
+    # The first windows pass unchanged; from then on a score is a standardised one.
+    assert all(abs(line["rollout/score"] - line["rollout/reward/toy"]) > 1e-3 for line in lines)
+    state = load_state(tmp_path / "whole/checkpoint.safetensors")["reward"]
+    assert state["count"] == 5 * 4 * 3  # rollouts of 4 episodes of 3 windows
+    train(mixed, tmp_path / "run", before=stop_after(18))
+    assert load_state(tmp_path / "run/checkpoint.safetensors")["reward"]["count"] == 3 * 4 * 3
+    train(mixed, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    plain = train(replace(config, reward={"name": "mixture", "rewards": [toy]}, rollouts=1), tmp_path / "plain")
+    alone = train(replace(config, reward=toy, rollouts=1), tmp_path / "alone")
+    assert plain["score_first"] == pytest.approx(alone["score_first"], abs=1e-6)
+
+
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
@@ -233,6 +257,12 @@ def test_unknown_keys_and_impossible_values():
         config_from_mapping(FinetuneConfig, {"sampling": {"temperature": 0.0}})
     with pytest.raises(ConfigError, match="evaluation only"):
         FinetuneConfig(reward={"name": "judge"})
+    for judge in ("judge", {"name": "judge"}, "jamgym_rewards.judge:JudgeReward"):
+        with pytest.raises(ConfigError, match="evaluation only"):
+            FinetuneConfig(reward=judge)
+        with pytest.raises(ConfigError, match="evaluation only"):
+            FinetuneConfig(reward={"name": "mixture", "rewards": ["coherence", judge]})
+    FinetuneConfig(reward={"name": "mixture", "rewards": ["coherence", {"name": "silence"}]})
     with pytest.raises(ConfigError, match="rollouts"):
         FinetuneConfig(rollouts=0)
 
