@@ -124,7 +124,7 @@ def test_toy_windows_have_what_is_needed():
 def test_shipped_rewards_can_be_listed(monkeypatch):
     monkeypatch.undo()
     for name, path in registry.rewards.paths().items():
-        if path.startswith("jamgym"):
+        if path.startswith("jamgym") and name != "mixture":  # which declares what its components do
             assert None not in describe(name, None).declared.values(), name
     text = list_rewards(RewardsConfig(reward="note_in_chord", batch=2))
     assert "truth" in text and "x real time" in text

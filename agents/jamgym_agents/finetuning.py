@@ -128,7 +128,7 @@ class FinetuneConfig:
 def _names_judge(reward: Any) -> bool:
     """Whether a reward spec, or a component of a mixture in it, is the judge, by name or by path."""
     if isinstance(reward, str):
-        return reward in ("judge", rewards.paths()["judge"])
+        return reward in ("judge", rewards.paths().get("judge", "judge"))
     return _names_judge(reward.get("name", "")) or any(
         _names_judge(part) for part in reward.get("rewards") or () if isinstance(part, (str, dict))
     )
