@@ -39,6 +39,11 @@ def test_contrast_by_hand():
     assert phase_contrast(x, np.ones(1000), 4, 0) == 0.0
 
 
+def test_what_agrees_at_every_shift_says_nothing():
+    swell = 1.0 - np.cos(2 * np.pi * np.arange(1000) / 1000)  # both get busier and calmer together
+    assert phase_contrast(swell, swell, 50, 3) == pytest.approx(0.0, abs=0.05)
+
+
 def test_in_step_beats_out_of_step():
     heard = clicks(BEATS)
     inside, outside = score(heard, clicks(BEATS, 1)), score(heard, clicks(BEATS + 0.25, 1))

@@ -10,6 +10,7 @@ from jamgym import AccompanimentEnv, AccompanimentVectorEnv, EpisodeSource
 from jamgym.corpus import Truth
 from jamgym.errors import ConfigError, RewardError, UnknownNameError
 from jamgym.reward import Windows
+from jamgym.scoring import score_windows
 from jamgym.testing import RewardConformance, ToyCodec, ToyCorpus, ToyReward
 from jamgym.wrappers.sb3 import JamgymSB3VecEnv
 from jamgym_rewards.mixture import WARM_UP, MixtureReward, RunningMoments, last_part
@@ -289,6 +290,21 @@ def test_audio_is_decoded_once_for_any_number_of_rewards(monkeypatch):
             env.step(np.full((2, 10), 7))
         counts.append(pushed)
     assert counts[0] == counts[1] and sum(counts[0]) == 2 * 53 * 2
+
+
+def test_parts_belong_to_their_windows_whatever_the_lengths():
+    reward = mixture()
+    episode = SOURCE.crop("train-0000", "bass", 0)
+    starts, ends = np.array([0, 5, 20, 0, 30]), np.array([25, 15, 45, 10, 40])  # 25 and 10 frames, mixed
+    parts = np.full((5, 3), np.nan)
+    whole = score_windows(reward, SOURCE.codec, [episode] * 5, [episode.target] * 5, starts, ends, parts)
+    assert len(np.unique(parts[:, 0])) == 5
+    for j in range(5):
+        alone = np.zeros((1, 3))
+        score = score_windows(
+            reward, SOURCE.codec, [episode], [episode.target], starts[j : j + 1], ends[j : j + 1], alone
+        )
+        assert parts[j] == pytest.approx(alone[0], abs=1e-6) and whole[j] == pytest.approx(score[0], abs=1e-6)
 
 
 def test_other_rewards_tell_no_components():
