@@ -93,6 +93,9 @@ rewards = Registry(
         "copying": "jamgym_rewards.copying:CopyingReward",
         "level": "jamgym_rewards.level:LevelReward",
         "mixture": "jamgym_rewards.mixture:MixtureReward",
+        "cocola": "jamgym_rewards.cocola:CocolaReward",
+        "clap": "jamgym_rewards.clap:ClapReward",
+        "clap_probe": "jamgym_rewards.clap_probe:ClapProbeReward",
     },
 )
 policies = Registry(

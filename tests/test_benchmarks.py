@@ -139,3 +139,19 @@ def test_versions_are_what_their_names_say(monkeypatch):
         assert np.array_equal(played["copy_of_input"], case.heard)
         assert played["truth_-40_dB"] == pytest.approx(true * 0.01) and not played["silence"].any()
         assert np.abs(played["tempo"] - true).max() > 0.01
+
+
+def test_hpss(tmp_path):
+    script = SCRIPT.with_name("hpss.py")
+    out = tmp_path / "out.json"
+    result = subprocess.run(
+        [sys.executable, script, "--clips", "1", "--repeats", "1", "--out", out],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    report = json.loads(out.read_text())
+    assert report["largest_difference"] < 1e-6 and report["ratio"] > 0
+    assert report["yardstick"] in ("librosa.decompose.hpss", "scipy.ndimage.median_filter")

@@ -93,3 +93,15 @@ def openness(
 def gated(scores: NDArray[np.float64], opened: NDArray[np.float64], floor: float = FLOOR) -> NDArray[np.float64]:
     """Return scores `(N,)` drawn towards `floor` by what is not open."""
     return floor + opened * (scores - floor)
+
+
+def lowered(scores: NDArray[np.float64], opened: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
+    """Return scores `(N,)` drawn down to `floor`, and never up, by what is not open.
+
+    For scores without a known scale, where `floor` may lie above some of them.
+
+    >>> lowered(np.array([10.0, -3.0]), np.array([0.0, 0.0]), 0.0).tolist()
+    [0.0, -3.0]
+    """
+    lowest = np.minimum(scores, floor)
+    return lowest + opened * (scores - lowest)

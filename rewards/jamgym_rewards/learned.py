@@ -135,14 +135,9 @@ class LearnedReward:
         return np.nan_to_num(raw, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _audio(self, windows: Windows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        heard, played = np.asarray(windows.heard), np.asarray(windows.played)
-        if heard.ndim != 2 or heard.shape != played.shape or heard.shape[1] == 0:
-            raise RewardError(
-                f"Reward {self.name!r} got heard of shape {heard.shape} and played of shape {played.shape}; expected "
-                "two arrays (N, S) of one shape with at least one sample."
-            )
+        sides = both_sides(self.name, windows, SAMPLE_RATE)
         self._load()
-        return _clean(heard, windows.sample_rate), _clean(played, windows.sample_rate)
+        return sides
 
     def _use(self, network: nn.Module) -> None:
         self._network = network.eval()
@@ -203,13 +198,29 @@ def round_to_half(network: nn.Module) -> None:
             tensor.copy_(tensor.half().to(tensor.dtype))
 
 
-def _clean(audio: NDArray[Any], sample_rate: int) -> NDArray[np.float32]:
-    """Return finite float32 audio `(N, S)` at 16 kHz, at most `_LOUDEST`."""
+def clean_audio(audio: NDArray[Any], sample_rate: int, target_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:
+    """Return finite float32 audio `(N, S)` at `target_rate`, at most `_LOUDEST`."""
     audio = np.nan_to_num(np.asarray(audio, dtype=np.float32), nan=0.0, posinf=_LOUDEST, neginf=-_LOUDEST)
     audio = np.clip(audio, -_LOUDEST, _LOUDEST)
-    if sample_rate != SAMPLE_RATE:
+    if sample_rate != target_rate:
         import soxr
 
-        resampled = [soxr.resample(row, sample_rate, SAMPLE_RATE) for row in audio]
+        resampled = [soxr.resample(row, sample_rate, target_rate) for row in audio]
         audio = np.stack(resampled) if resampled else audio
     return np.ascontiguousarray(audio, dtype=np.float32)
+
+
+def both_sides(name: str, windows: Windows, target_rate: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return finite heard and played audio `(N, S)` at `target_rate`.
+
+    Raises:
+        RewardError: They are not two arrays of one shape `(N, S)`; the message begins with reward `name`.
+    """
+    heard, played = np.asarray(windows.heard), np.asarray(windows.played)
+    if heard.ndim != 2 or heard.shape != played.shape or heard.shape[1] == 0:
+        raise RewardError(
+            f"Reward {name!r} got heard of shape {heard.shape} and played of shape {played.shape}; expected "
+            "two arrays (N, S) of one shape with at least one sample."
+        )
+    rate = windows.sample_rate
+    return clean_audio(heard, rate, target_rate), clean_audio(played, rate, target_rate)

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from jamgym_rewards.hpss import hpss_masks, median_filter, merge, soft_mask
+
+
+@pytest.mark.parametrize("taps", [1, 3, 5, 9, 17, 31])
+@pytest.mark.parametrize("shape", [(2, 7, 9), (1, 40, 33), (3, 1, 4)])
+def test_medians_are_exact(taps, shape):
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(taps))
+    x[0, 0, :2] = 0.5  # equal values
+    for dim, size in ((-1, (1, 1, taps)), (-2, (1, taps, 1))):
+        expected = ndimage.median_filter(x.numpy(), size=size, mode="reflect")
+        assert np.array_equal(median_filter(x, taps, dim).numpy(), expected)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (2, 1), (4, 3), (5, 2), (8, 7), (16, 15), (3, 0)])
+def test_merging_sorts(sizes):
+    rows = torch.rand(sum(sizes), 50, generator=torch.Generator().manual_seed(0))
+    parts = [list(part.sort(dim=0).values) for part in rows.split(list(sizes))]
+    assert torch.equal(torch.stack(merge(*parts)), rows.sort(dim=0).values)
+
+
+def test_a_tone_is_harmonic_and_a_click_is_percussive():
+    x = torch.zeros(2, 100, 90)
+    x[0, 40] = 1.0
+    x[1, :, 50] = 1.0
+    harmonic, percussive = hpss_masks(x)
+    assert (harmonic[0, 40] == 1.0).all() and (percussive[1, :, 50] == 1.0).all()
+    assert (harmonic[0, 60] == 0.5).all()  # nothing there: shared out evenly
+    torch.testing.assert_close(harmonic + percussive, torch.ones_like(x))
+
+
+def test_soft_mask_by_hand():
+    mask = soft_mask(torch.tensor([3.0, 0.0, 0.0, 1e-30]), torch.tensor([4.0, 2.0, 0.0, 1e-30]))
+    np.testing.assert_allclose(mask.numpy(), [9 / 25, 0.0, 0.5, 0.5], rtol=1e-6)
+    assert soft_mask(torch.tensor([2.0]), torch.tensor([1.0]), power=1.0).item() == pytest.approx(2 / 3)
+
+
+def test_rows_do_not_touch_each_other():
+    x = torch.rand(3, 60, 50, generator=torch.Generator().manual_seed(1))
+    together = hpss_masks(x)[0]
+    assert torch.equal(together[1], hpss_masks(x[1])[0])
+    assert hpss_masks(x[None])[0].shape == (1, 3, 60, 50)
+    assert torch.equal(hpss_masks(x[None])[1][0], hpss_masks(x)[1])
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="odd"):
+        median_filter(torch.rand(3, 3), 4, -1)
+    with pytest.raises(ValueError, match="-2 or -1"):
+        median_filter(torch.rand(3, 3, 3), 3, 0)
