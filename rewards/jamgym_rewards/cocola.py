@@ -96,6 +96,7 @@ class CocolaReward:
     min_window_seconds = 5.0
     hop_seconds = 2.5
     causal = True
+    range: tuple[float, float] = (-np.inf, np.inf)
     needs: frozenset[str] = frozenset()
 
     def __init__(
@@ -114,7 +115,8 @@ class CocolaReward:
             raise CheckpointError(f"There is no checkpoint at {checkpoint}. {_WHERE}")
         if mode not in MODES:
             raise ConfigError(unknown_name_message("mode of reward 'cocola'", str(mode), MODES))
-        self.range = CALIBRATED_RANGE if calibrate else (-np.inf, np.inf)
+        if calibrate:
+            self.range = CALIBRATED_RANGE
         self.checkpoint = Path(checkpoint)
         self.mode: Mode = mode
         self.calibration = _calibration(calibrate, random, truth)
