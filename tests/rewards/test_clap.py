@@ -164,15 +164,23 @@ def test_text_goes_through_the_model(folder, embedder):
     np.testing.assert_allclose(score, embedder.embed(audio[::-1], RATE) @ texts[1], atol=1e-5)
 
 
-def test_weights_that_are_not_here(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    import huggingface_hub
+@pytest.mark.parametrize("download", [False, True])
+def test_nothing_is_downloaded_unless_asked_for(monkeypatch, download):
+    import transformers
 
-    def refuse(*arguments, **keywords):
-        raise AssertionError("the network was used")
+    asked = []
 
-    monkeypatch.setattr("socket.socket.connect", refuse)
-    assert huggingface_hub.__version__
+    def refuse(name, local_files_only):
+        asked.append((name, local_files_only))
+        raise OSError("not here")
+
+    monkeypatch.setattr(transformers.ClapModel, "from_pretrained", refuse)
+    with pytest.raises(CheckpointError, match="not here"):
+        ClapReward("nobody/no-such-clap", download=download)
+    assert asked == [("nobody/no-such-clap", not download)]
+
+
+def test_weights_that_are_not_here(tmp_path):
     with pytest.raises(CheckpointError, match=r"'nobody/no-such-clap' cannot be loaded.*hf download.*download=True"):
         ClapReward("nobody/no-such-clap")
     with pytest.raises(CheckpointError, match="There is no folder .*missing"):
