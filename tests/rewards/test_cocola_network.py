@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,9 @@ def test_names_and_size_are_those_of_the_public_weights():
 
 
 def test_score_is_context_times_matrix_times_stem(network, features):
+    # In double precision: rounding depends on batch and threads, and an untrained
+    # network makes a percent of it.
+    network, features = copy.deepcopy(network).double(), features.double()
     with torch.no_grad():
         x, y = network.embed(features)
         assert x.abs().max() <= 1.0 and (x - y).abs().mean() > 0.05
@@ -80,7 +85,7 @@ def test_score_is_context_times_matrix_times_stem(network, features):
         torch.testing.assert_close(torch.stack([x, y]), expected)
         by_hand = sum(x[i].item() * (network.similarity.w[i] @ y).item() for i in range(512))
         forward, backward = network(features[:1], features[1:]), network(features[1:], features[:1])
-    assert forward.item() == pytest.approx(by_hand, rel=1e-4)
+    assert forward.item() == pytest.approx(by_hand, rel=1e-6)
     assert abs(forward.item() - backward.item()) > 0.1  # the matrix is not symmetric
 
 
