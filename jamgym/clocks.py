@@ -43,22 +43,46 @@ class SimulatedClock:
         """Real time does not count anyway."""
 
 
-class MeasuredClock:
+class _RealClock:
+    """Seconds since an instant of this machine's clock, without the time between `pause` and `resume`."""
+
+    def __init__(self) -> None:
+        self._zero = 0.0
+        self._paused_at: float | None = None
+
+    def pause(self) -> None:
+        """Stop the clock, for learning. Pausing twice is pausing once."""
+        if self._paused_at is None:
+            self._paused_at = time.perf_counter()
+
+    def resume(self) -> None:
+        """Go on where it stopped."""
+        if self._paused_at is not None:
+            self._zero += time.perf_counter() - self._paused_at
+            self._paused_at = None
+
+    def _anchor(self, seconds: float = 0.0) -> None:
+        """Let the clock show `seconds` now; a clock that is paused stays so."""
+        now = time.perf_counter()
+        self._zero = now - seconds
+        if self._paused_at is not None:
+            self._paused_at = now
+
+    def _seconds(self) -> float:
+        """Return what the clock shows. Raises `JamgymError` while it is paused."""
+        if self._paused_at is not None:
+            raise JamgymError("The clock is paused: call resume() before the next step.")
+        return time.perf_counter() - self._zero
+
+
+class MeasuredClock(_RealClock):
     """Charges one stream the real time from the moment an observation is handed out to the next call.
 
     Time between `pause` and `resume`, and the environment's own work, are not charged.
     """
 
-    def __init__(self) -> None:
-        self._handed_out: float | None = None
-        self._paused_at: float | None = None
-        self._paused = 0.0
-
     def begin(self, simulation: Simulation) -> None:
-        """Forget the last episode; a clock that is paused stays so."""
-        self._paused = 0.0
-        if self._paused_at is not None:
-            self._paused_at = time.perf_counter()
+        """Nothing to anchor before the first observation is handed out."""
 
     def charge(self, simulation: Simulation) -> Ticks | None:
         """Return the `(1,)` ticks since the last observation, rounded up.
@@ -66,58 +90,34 @@ class MeasuredClock:
         Raises:
             JamgymError: The clock is paused.
         """
-        now = time.perf_counter()
-        if self._paused_at is not None:
-            raise JamgymError("The clock is paused: call resume() before the next step.")
-        assert self._handed_out is not None
-        seconds = max(now - self._handed_out - self._paused, 0.0)
+        seconds = max(self._seconds(), 0.0)
         return np.array([int(np.ceil(seconds * simulation.codec.sample_rate))], dtype=np.int64)
 
     def hand_out(self, simulation: Simulation) -> None:
         """Start counting for the coming call."""
-        self._paused = 0.0
-        self._handed_out = time.perf_counter()
-        if self._paused_at is not None:
-            self._paused_at = self._handed_out
-
-    def pause(self) -> None:
-        """Stop counting, for learning. Pausing twice is pausing once."""
-        if self._paused_at is None:
-            self._paused_at = time.perf_counter()
-
-    def resume(self) -> None:
-        """Go on counting."""
-        if self._paused_at is not None:
-            self._paused += time.perf_counter() - self._paused_at
-            self._paused_at = None
-
-    def __getstate__(self) -> dict[str, None | float]:
-        # A pickled instant means nothing elsewhere: counting starts anew where the environment is unpickled.
-        return {"_handed_out": None, "_paused_at": None, "_paused": 0.0}
+        self._anchor()
 
     def __setstate__(self, state: dict[str, float | None]) -> None:
-        self.__dict__.update(state)
-        self._handed_out = time.perf_counter()
+        # A pickled instant means nothing elsewhere: counting starts anew where the environment is unpickled.
+        self._paused_at = None
+        self._anchor()
 
 
-class WallClock:
+class WallClock(_RealClock):
     """Paces one stream: tick 0, the start of the music, is -R(0) after `begin`, so a call can run before it.
 
     All that happens between two releases counts, the environment's own work included, as it would on a stage.
+    While it is paused the music stands still.
     """
 
     def __init__(self) -> None:
-        self._zero = 0.0
-        self._paused_at: float | None = None
+        super().__init__()
         #: Seconds by which the last observation was handed out after its due time.
         self.jitter = 0.0
 
     def begin(self, simulation: Simulation) -> None:
         """Let the first call's release be now."""
-        now = time.perf_counter()
-        self._zero = now - float(simulation.start[0]) / simulation.codec.sample_rate
-        if self._paused_at is not None:
-            self._paused_at = now
+        self._anchor(float(simulation.start[0]) / simulation.codec.sample_rate)
 
     def charge(self, simulation: Simulation) -> Ticks | None:
         """Return the `(1,)` ticks from S(i) to now, rounded up.
@@ -125,9 +125,7 @@ class WallClock:
         Raises:
             JamgymError: The clock is paused.
         """
-        if self._paused_at is not None:
-            raise JamgymError("The clock is paused: call resume() before the next step.")
-        now = (time.perf_counter() - self._zero) * simulation.codec.sample_rate
+        now = self._seconds() * simulation.codec.sample_rate
         return np.maximum(int(np.ceil(now)) - simulation.start, 0)
 
     def hand_out(self, simulation: Simulation) -> None:
@@ -139,17 +137,6 @@ class WallClock:
         while (now := time.perf_counter()) < due:
             pass
         self.jitter = now - due
-
-    def pause(self) -> None:
-        """Let the music stand still. Pausing twice is pausing once."""
-        if self._paused_at is None:
-            self._paused_at = time.perf_counter()
-
-    def resume(self) -> None:
-        """Let the music go on where it was."""
-        if self._paused_at is not None:
-            self._zero += time.perf_counter() - self._paused_at
-            self._paused_at = None
 
 
 Clock = SimulatedClock | MeasuredClock | WallClock

@@ -48,8 +48,7 @@ def conceal(
 
 
 def render_played(codec: Codec, codes: Codes, status: NDArray[np.int8]) -> Audio:
-    """Decode what one stream has played, `(T, Q)` with slots `(T,)`, as it sounded: `(T * hop_samples,)`."""
-    if len(codes) == 0:
-        return np.zeros(0, dtype=np.float32)
-    audio = codec.decode(codes[None])
-    return conceal(audio, status[None], np.ones(1, dtype=np.float32), codec.hop_samples)[0][0]
+    """Decode what N streams have played, `(N, T, Q)` with slots `(N, T)`, as it sounded: `(N, T * hop_samples)`."""
+    if codes.shape[1] == 0:
+        return np.zeros((len(codes), 0), dtype=np.float32)
+    return conceal(codec.decode(codes), status, np.ones(len(codes), dtype=np.float32), codec.hop_samples)[0]

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from jamgym.codec import Codes
 from jamgym.corpus import INSTRUMENTS
-from jamgym.errors import ConfigError, unknown_name_message
 from jamgym.playback import STATUSES
 from jamgym.simulation import Simulation
 
@@ -26,14 +25,9 @@ class Observer:
         simulation: Its `pad` must be at least `window` in mode "window".
         mode: "new" shows the frames heard since the last call, "window" the last `window` frames.
         window: Frames W of mode "window".
-
-    Raises:
-        ConfigError: The mode is unknown.
     """
 
     def __init__(self, simulation: Simulation, mode: ObservationMode = "new", window: int = 100) -> None:
-        if mode not in OBSERVATION_MODES:
-            raise ConfigError(unknown_name_message("observation mode", str(mode), OBSERVATION_MODES))
         self.mode = mode
         self.window = window
         conditions = simulation.conditions

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from jamgym.codec import Codes
 from jamgym.errors import ConfigError, unknown_name_message
-from jamgym.timing import Ticks
+from jamgym.timing import RowTimings, Ticks, Timing
 
 LatePolicy = Literal["silence", "repeat", "conceal", "stall"]
 LATE_POLICIES: tuple[LatePolicy, ...] = get_args(LatePolicy)
@@ -141,28 +141,27 @@ class Slots:
 
 
 def resolve_slots(
-    chunks: Chunks, rule: PlaybackRule, hop_samples: int, d_out: int, silence_codes: Codes, last: LastPlayed
+    chunks: Chunks, rule: PlaybackRule, clock: Timing | RowTimings, silence_codes: Codes, last: LastPlayed
 ) -> Slots:
     """Decide what one call's slots play in N rows.
 
     Args:
         chunks: What was emitted, and when it was ready.
         rule: What happens to late frames.
-        hop_samples: Ticks per frame.
-        d_out: Ticks that output must be ready ahead of its time: D(n) = n h - d_out.
+        clock: Gives the deadlines.
         silence_codes: `(Q,)` codes that stand for a gap.
         last: For the policies that repeat.
     """
     offsets = np.arange(chunks.emitted.shape[1], dtype=np.int64)
     frame = chunks.first[:, None] + offsets
     nobody = np.zeros(len(chunks.first), dtype=np.int64)
-    lateness = chunks.finish[:, None] - (frame * hop_samples - d_out)
+    lateness = chunks.finish[:, None] - clock.deadline(frame)
     if rule.salvage == "chunk":
         # The chunk is due as a whole when its first frame is.
         lateness = np.broadcast_to(lateness[:, :1], frame.shape)
     padding = (offsets >= chunks.size[:, None]) | (frame >= chunks.frames[:, None])
     if rule.late_policy == "stall":
-        return _stall(chunks, frame, lateness, hop_samples, silence_codes)
+        return _stall(chunks, frame, lateness, clock.hop_samples, silence_codes)
     late = lateness > 0
     codes: Codes = chunks.emitted.astype(np.int16)
     status = np.full(frame.shape, ON_TIME, dtype=np.int8)

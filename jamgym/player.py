@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jamgym.codec import Codes
-from jamgym.conditions import RowTimings
 from jamgym.event_log import EventLogBook
 from jamgym.playback import (
     GAP,
@@ -20,7 +19,7 @@ from jamgym.playback import (
     fill_of,
     resolve_slots,
 )
-from jamgym.timing import Ticks
+from jamgym.timing import RowTimings, Ticks
 
 Rows = NDArray[np.int64]
 
@@ -147,7 +146,7 @@ class Player:
     def _play(self, chunks: Chunks) -> Rows:
         """Decide frame by frame what plays, write it, and return the slots `(N,)` that are decided now."""
         clock = self._clock
-        slots = resolve_slots(chunks, self.rule, clock.hop_samples, clock.d_out, self.silence_codes, self._last)
+        slots = resolve_slots(chunks, self.rule, clock, self.silence_codes, self._last)
         self._write(slots)
         if self.rule.repeats:
             self._remember(chunks, slots)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from jamgym.codec import Audio, Codec, Codes
 from jamgym.concealment import render_played
-from jamgym.conditions import Conditions, RowTimings
+from jamgym.conditions import Conditions
 from jamgym.episode import Episode, EpisodeSource
 from jamgym.errors import ConfigError
 from jamgym.event_log import EventLog
@@ -19,7 +19,7 @@ from jamgym.player import Player
 from jamgym.record import EpisodeRecord
 from jamgym.reward import RewardModel
 from jamgym.scoring import EpisodeScorer
-from jamgym.timing import Ticks, Timing
+from jamgym.timing import RowTimings, Ticks, Timing
 
 Rows = NDArray[np.int64]
 
@@ -102,11 +102,11 @@ class Simulation:
 
     @property
     def timing(self) -> Timing:
-        """The clock's constants. Raises `ConfigError` if each episode draws its own: ask `row_timings[row]` then."""
+        """The clock's constants. Raises `ConfigError` if each episode draws its own: ask `row_timings[row]`."""
         if not self.conditions.fixed_timing:
             raise ConfigError(
                 f"Each episode draws t_f from {self.conditions.t_f} and k from {self.conditions.k}, so there is no "
-                "common timing. Ask timing_of(row), or the observation's t_f and k."
+                "common timing. Ask timing_of(row) of the environment, or the observation's t_f and k."
             )
         return self.conditions.base
 
@@ -298,7 +298,7 @@ class Simulation:
         frames = int(self.player.cursor[row])
         if self.scorer is not None:
             return self.scorer.audio(row, frames)
-        return render_played(self.codec, self.played_codes(row), self.event_log(row).status)
+        return render_played(self.codec, self.played_codes(row)[None], self.event_log(row).status[None])[0]
 
     def event_log(self, row: int) -> EventLog:
         """Return a copy of the log of `row`."""

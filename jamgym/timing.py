@@ -164,3 +164,43 @@ class Timing:
         before = total - latency
         finish = total + np.maximum.accumulate(release - before, axis=-1)
         return finish - latency, finish
+
+
+class RowTimings:
+    """The clock of N rows, each with its own t_f and k.
+
+    Args:
+        rows: Number of rows N.
+        base: Gives hop, rate, d_in and d_out, and the t_f and k that rows start with.
+    """
+
+    def __init__(self, rows: int, base: Timing) -> None:
+        self.hop_samples = base.hop_samples
+        self._base = base
+        self.t_f = np.full(rows, base.t_f, dtype=np.int64)
+        self.k = np.full(rows, base.k, dtype=np.int64)
+        # R(i) = R(0) + i k h in every row.
+        self._first_release = np.full(rows, base.release(0), dtype=np.int64)
+        self._chunk_ticks = self.k * self.hop_samples
+
+    def set(self, row: int, timing: Timing) -> None:
+        """Give `row` the t_f and k of `timing`."""
+        self.t_f[row], self.k[row] = timing.t_f, timing.k
+        self._first_release[row] = timing.release(0)
+        self._chunk_ticks[row] = timing.k * timing.hop_samples
+
+    def visible(self, call: NDArray[np.int64], frames: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return V(i) `(N,)` of call i `(N,)` of episodes of `frames` `(N,)` frames."""
+        return np.minimum(np.maximum(call * self.k + self.t_f, 0), frames)
+
+    def release(self, call: NDArray[np.int64]) -> Ticks:
+        """Return R(i) `(N,)` in ticks; for oracles see `Timing.release`."""
+        return call * self._chunk_ticks + self._first_release
+
+    def deadline(self, frame: NDArray[np.int64]) -> Ticks:
+        """Return D(n) in ticks, which is the same in all rows."""
+        return self._base.deadline(frame)
+
+    def newest_released(self, now: Ticks) -> NDArray[np.int64]:
+        """Return the newest call `(N,)` with R(i) <= `now` `(N,)`; -1 or less where there is none."""
+        return (now - self._first_release) // self._chunk_ticks

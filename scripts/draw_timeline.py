@@ -46,8 +46,7 @@ def compute(timing: Timing, seconds: tuple[float, ...]) -> dict[str, np.ndarray]
             slip=np.zeros_like(calls),
         ),
         PlaybackRule("silence"),
-        timing.hop_samples,
-        timing.d_out,
+        timing,
         silence,
         LastPlayed(np.zeros((len(calls), 1), dtype=np.int16), np.full(len(calls), -1)),
     )

@@ -70,7 +70,7 @@ def test_what_is_scored_saved_and_rendered_is_the_same_faded_sound():
             sounds.append(env.played_audio())
         log = env.event_log()
         assert log.late_frames > 3 and np.abs(sounds[0] - sounds[1]).max() < 1e-6
-        assert np.array_equal(sounds[1], render_played(env.codec, env.played_codes(), log.status))
+        assert np.array_equal(sounds[1], render_played(env.codec, env.played_codes()[None], log.status[None])[0])
         made[late_policy] = (sounds[0].reshape(40, -1), log.status)
     repeated, concealed = made["repeat"][0], made["conceal"][0]
     late = made["conceal"][1] == CONCEALED

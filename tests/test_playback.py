@@ -32,7 +32,7 @@ def resolve(finish, first=4, frames=10, policy="silence", last=(-1, (0, 0)), sal
         emitted, np.array([first]), np.array([size]), np.array([frames]), np.array([finish]), np.array([slip])
     )
     before = LastPlayed(np.array([last[1]], dtype=np.int16), np.array([last[0]]))
-    return emitted[0], resolve_slots(chunks, PlaybackRule(policy, salvage), HOP, 0, SILENCE, before)
+    return emitted[0], resolve_slots(chunks, PlaybackRule(policy, salvage), TIMING, SILENCE, before)
 
 
 def test_finishing_exactly_at_the_deadline_is_on_time():

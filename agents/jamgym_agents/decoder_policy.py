@@ -92,9 +92,8 @@ class DecoderPolicy:
             self.reset(np.ones(count, dtype=bool))
         state = self._state
         assert state is not None
-        instrument = torch.as_tensor(np.array(observation["instrument"])).reshape(-1).long()
         # A row at frame 0 starts a new episode, whether or not anybody called reset.
-        state.reset(torch.as_tensor(np.array(observation["frame"])).reshape(-1) == 0, instrument)
+        state.reset(_column(observation["frame"]) == 0, _column(observation["instrument"]))
         sizes, decided = _column(observation["k"]), _column(observation["played_count"])
         status = np.asarray(observation["played_status"])
         slots = np.arange(status.shape[1]) < decided.numpy()[:, None]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jamgym.codec import Audio, Codec
-from jamgym.concealment import conceal
+from jamgym.concealment import render_played
 from jamgym.episode import Episode
 from jamgym.errors import ConfigError
 from jamgym.policy import Policy
@@ -85,10 +85,8 @@ def decode_played(records: Sequence[EpisodeRecord], codec: Codec) -> list[Audio]
     missing = [index for index, kept in enumerate(audio) if kept is None]
     for batch in _batches([records[index].episode for index in missing], DECODE_BATCH):
         chosen = [missing[index] for index in batch]
-        decoded = codec.decode(np.stack([records[index].played_codes for index in chosen]))
-        status = np.stack([records[index].status for index in chosen])
-        heard, _ = conceal(decoded, status, np.ones(len(chosen), dtype=np.float32), codec.hop_samples)
-        for index, samples in zip(chosen, heard, strict=True):
+        codes, status = (np.stack([getattr(records[j], name) for j in chosen]) for name in ("played_codes", "status"))
+        for index, samples in zip(chosen, render_played(codec, codes, status), strict=True):
             audio[index] = samples
     return [samples for samples in audio if samples is not None]
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from jamgym.errors import RewardError
 from jamgym.reward import Windows
 from jamgym_rewards.mel import WINDOW_SECONDS, mel_levels
+from jamgym_rewards.rule import RuleReward
 
 #: Played audio below this RMS, in dBFS, counts as silence.
 SILENCE_DB = -60.0
@@ -114,24 +115,20 @@ def beat_f_measure(audio: NDArray[np.float32], sample_rate: int, beats: NDArray[
     return _f_measure(np.asarray(beats, dtype=np.float64), estimate_beats(np.atleast_2d(audio), sample_rate)[0])
 
 
-class BeatReward:
+class BeatReward(RuleReward):
     """Scores whether the played stream, heard alone, keeps the song's beat (see `beat_f_measure`).
 
     A tempo cannot be heard in a second of music, so a window is as long as a usual episode.
     """
 
     name = "beat"
-    version = "1"
-    causal = True
     range = (0.0, 1.0)
     needs = frozenset({"truth"})
 
     def __init__(
         self, window_seconds: float = 12.0, hop_seconds: float = 12.0, min_window_seconds: float = 4.0
     ) -> None:
-        self.window_seconds = window_seconds
-        self.hop_seconds = hop_seconds
-        self.min_window_seconds = min_window_seconds
+        super().__init__(window_seconds, hop_seconds, min_window_seconds)
 
     def score(self, windows: Windows) -> NDArray[np.float32]:
         """Return `(N,)` F-measures in [0, 1].

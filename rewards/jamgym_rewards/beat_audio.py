@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from jamgym.reward import Windows
 from jamgym_rewards.beat import LEAST_ONSET_DB, SILENCE_DB, estimate_tempo, onset_strength
 from jamgym_rewards.gating import level_db
+from jamgym_rewards.rule import RuleReward
 
 #: Onsets this close (in seconds) fall together.
 TOLERANCE_SECONDS = 0.03
@@ -66,19 +67,14 @@ def onset_agreement(heard: NDArray[np.float32], played: NDArray[np.float32], sam
     return scores
 
 
-class BeatAudioReward:
+class BeatAudioReward(RuleReward):
     """Rewards attacks in step with those heard (see `onset_agreement`); no truth needed."""
 
     name = "beat_audio"
-    version = "1"
-    causal = True
     range = (-1.0, 1.0)
-    needs: frozenset[str] = frozenset()
 
     def __init__(self, window_seconds: float = 8.0, hop_seconds: float = 2.0, min_window_seconds: float = 4.0) -> None:
-        self.window_seconds = window_seconds
-        self.hop_seconds = hop_seconds
-        self.min_window_seconds = min_window_seconds
+        super().__init__(window_seconds, hop_seconds, min_window_seconds)
 
     def score(self, windows: Windows) -> NDArray[np.float32]:
         """Return `(N,)` scores in [-1, 1]."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from jamgym.errors import ConfigError
 from jamgym.reward import Windows
 from jamgym_rewards.mel import mel_levels
+from jamgym_rewards.rule import RuleReward
 
 HOP_SECONDS = 0.02
 WINDOW_SECONDS = 0.08
@@ -55,7 +56,7 @@ def copy_correlation(
     return best
 
 
-class CopyingReward:
+class CopyingReward(RuleReward):
     """Penalises playing what was just heard (see `copy_correlation`).
 
     Args:
@@ -68,10 +69,7 @@ class CopyingReward:
     """
 
     name = "copying"
-    version = "1"
-    causal = True
     range = (-1.0, 0.0)
-    needs: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -87,9 +85,7 @@ class CopyingReward:
         self.allowed = allowed
         self.full = full
         self.max_lag_seconds = max_lag_seconds
-        self.window_seconds = window_seconds
-        self.hop_seconds = hop_seconds
-        self.min_window_seconds = min_window_seconds
+        super().__init__(window_seconds, hop_seconds, min_window_seconds)
 
     def score(self, windows: Windows) -> NDArray[np.float32]:
         """Return `(N,)` penalties in [-1, 0]."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from jamgym.reward import Windows
 from jamgym_rewards.chroma import chroma
+from jamgym_rewards.rule import RuleReward
 
 #: Audio below this RMS, in dBFS, counts as silence.
 SILENCE_DB = -60.0
@@ -67,19 +68,14 @@ def harmony(heard: NDArray[np.float32], played: NDArray[np.float32], sample_rate
     return (rotation_contrast(first, second) * sounding).sum(axis=1) / np.maximum(sounding.sum(axis=1), 1)
 
 
-class HarmonyReward:
+class HarmonyReward(RuleReward):
     """Rewards notes that go with what is heard (see `harmony`); no truth needed."""
 
     name = "harmony"
-    version = "1"
-    causal = True
     range = (-1.0, 1.0)
-    needs: frozenset[str] = frozenset()
 
     def __init__(self, window_seconds: float = 4.0, hop_seconds: float = 1.0, min_window_seconds: float = 1.0) -> None:
-        self.window_seconds = window_seconds
-        self.hop_seconds = hop_seconds
-        self.min_window_seconds = min_window_seconds
+        super().__init__(window_seconds, hop_seconds, min_window_seconds)
 
     def score(self, windows: Windows) -> NDArray[np.float32]:
         """Return `(N,)` scores in [-1, 1]; 0 for silence."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from jamgym.errors import ConfigError
 from jamgym.reward import Windows
 from jamgym_rewards.gating import level_db
+from jamgym_rewards.rule import RuleReward
 
 #: Heard music below this RMS, in dBFS, asks for no level.
 QUIET_DB = -50.0
@@ -35,7 +36,7 @@ def level_penalty(
     return -np.clip(outside / ramp_db, 0.0, 1.0)
 
 
-class LevelReward:
+class LevelReward(RuleReward):
     """Penalises a played level that is far from the heard one (see `level_penalty`).
 
     Args:
@@ -48,10 +49,7 @@ class LevelReward:
     """
 
     name = "level"
-    version = "1"
-    causal = True
     range = (-1.0, 0.0)
-    needs: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -69,9 +67,7 @@ class LevelReward:
         self.lowest_db = lowest_db
         self.highest_db = highest_db
         self.ramp_db = ramp_db
-        self.window_seconds = window_seconds
-        self.hop_seconds = hop_seconds
-        self.min_window_seconds = min_window_seconds
+        super().__init__(window_seconds, hop_seconds, min_window_seconds)
 
     def score(self, windows: Windows) -> NDArray[np.float32]:
         """Return `(N,)` penalties in [-1, 0]."""

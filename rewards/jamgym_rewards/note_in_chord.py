@@ -13,6 +13,7 @@ from jamgym.corpus import Truth
 from jamgym.errors import RewardError
 from jamgym.reward import Windows
 from jamgym_rewards.chroma import chroma
+from jamgym_rewards.rule import RuleReward
 
 #: Played audio below this RMS, in dBFS, counts as silence and scores 0.
 SILENCE_DB = -60.0
@@ -65,19 +66,15 @@ def note_in_chord(
     return np.where(heard, inside / np.where(total > 0.0, total, 1.0), 0.0).astype(np.float32)
 
 
-class NoteInChordReward:
+class NoteInChordReward(RuleReward):
     """Rewards playing notes of the chord that sounds, where the chords are known (see `note_in_chord`)."""
 
     name = "note_in_chord"
-    version = "1"
-    causal = True
     range = (0.0, 1.0)
     needs = frozenset({"truth"})
 
     def __init__(self, window_seconds: float = 4.0, hop_seconds: float = 1.0, min_window_seconds: float = 1.0) -> None:
-        self.window_seconds = window_seconds
-        self.hop_seconds = hop_seconds
-        self.min_window_seconds = min_window_seconds
+        super().__init__(window_seconds, hop_seconds, min_window_seconds)
 
     def score(self, windows: Windows) -> NDArray[np.float32]:
         """Return `(N,)` shares in [0, 1].

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from jamgym.errors import ConfigError
 from jamgym.reward import Windows
 from jamgym_rewards.chroma import chroma
+from jamgym_rewards.rule import RuleReward
 
 SHORTEST_LAG_SECONDS = 0.5
 #: A slow bar: four beats at 75 per minute.
@@ -59,7 +60,7 @@ def self_similarity(
     return np.where(total > 0.0, 2.0 * product / np.where(total > 0.0, total, 1.0), 0.0).max(axis=1)
 
 
-class RepetitionReward:
+class RepetitionReward(RuleReward):
     """Penalises a window that repeats itself more literally than music does (see `self_similarity`).
 
     Args:
@@ -70,10 +71,7 @@ class RepetitionReward:
     """
 
     name = "repetition"
-    version = "1"
-    causal = True
     range = (-1.0, 0.0)
-    needs: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -85,9 +83,7 @@ class RepetitionReward:
         if not -1.0 <= allowed < 1.0:
             raise ConfigError(f"allowed is {allowed}; it must lie in [-1, 1).")
         self.allowed = allowed
-        self.window_seconds = window_seconds
-        self.hop_seconds = hop_seconds
-        self.min_window_seconds = min_window_seconds
+        super().__init__(window_seconds, hop_seconds, min_window_seconds)
 
     def score(self, windows: Windows) -> NDArray[np.float32]:
         """Return `(N,)` penalties in [-1, 0]."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from jamgym.errors import ConfigError
 from jamgym.reward import Windows
 from jamgym_rewards.gating import level_db
+from jamgym_rewards.rule import RuleReward
 
 BLOCK_SECONDS = 0.05
 #: A block below this RMS, in dBFS, is silent.
@@ -64,7 +65,7 @@ def silent_share(
     return (asked & sides[1]).sum(axis=1) / np.maximum(asked.sum(axis=1), 1)
 
 
-class SilenceReward:
+class SilenceReward(RuleReward):
     """Penalises gaps in the playing (see `silent_share`).
 
     Args:
@@ -76,10 +77,7 @@ class SilenceReward:
     """
 
     name = "silence"
-    version = "1"
-    causal = True
     range = (-1.0, 0.0)
-    needs: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -93,9 +91,7 @@ class SilenceReward:
             raise ConfigError(f"allowance is {allowance}; it must lie in [0, 1).")
         self.allowance = allowance
         self.gap_seconds = gap_seconds
-        self.window_seconds = window_seconds
-        self.hop_seconds = hop_seconds
-        self.min_window_seconds = min_window_seconds
+        super().__init__(window_seconds, hop_seconds, min_window_seconds)
 
     def score(self, windows: Windows) -> NDArray[np.float32]:
         """Return `(N,)` penalties in [-1, 0]."""
