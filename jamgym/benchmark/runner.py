@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from jamgym.codec import Audio, Codec
@@ -65,13 +66,20 @@ def play(
         given = [episodes[index] for index in padded]
         observation, _ = env.reset(seed=[seed + index for index in padded], options={"episodes": given})
         policy.reset(rows, given)
-        over = np.zeros(env.num_envs, dtype=np.bool_)
-        while not over.all():
+        playing = rows
+        while playing.any():
             codes = policy.act(observation)
             observation, _, terminated, truncated, _ = env.step(codes.reshape(env.num_envs, -1))
             over = terminated | truncated
-        for row, index in enumerate(batch):
-            records[index] = env.final_record(row)
+            for row in np.flatnonzero(over & playing).tolist():
+                if row < len(batch):
+                    records[batch[row]] = env.final_record(row)
+            playing = playing & ~over
+            if playing.any() and over.any():
+                # A jump or a stall has cost some rows calls. They begin anew, unheard, until the last one is done.
+                if env.autoreset_mode is AutoresetMode.DISABLED:
+                    observation, _ = env.reset(options={"reset_mask": over, "episodes": given})
+                policy.reset(over, given)
         if progress is not None:
             progress(len(batch))
     done = [record for record in records if record is not None]

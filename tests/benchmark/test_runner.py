@@ -52,6 +52,24 @@ def test_each_episode_is_played_once_in_order(source, mode):
         assert np.array_equal(record.played_codes, expected)
 
 
+@pytest.mark.parametrize("mode", ["Disabled", "SameStep", "NextStep"])
+@pytest.mark.parametrize("rule", [{"backlog": "skip"}, {"late_policy": "stall"}])
+def test_rows_that_need_fewer_calls_wait_for_the_others(source, rule, mode):
+    episodes = source.fixed(5, seed=0)
+    settings = {"latency": LATENCY, "t_f": -1, "k": 2, **rule}
+
+    def policy():
+        return TruthPolicy(codec=source.codec, k=2)
+
+    records = play(policy(), make_env(source, 5, autoreset_mode=mode, **settings), episodes, seed=4)
+    assert [record.episode for record in records] == episodes
+    assert len({len(record.log.call) for record in records}) > 1, "all rows end at once: the test shows nothing"
+    for index, record in enumerate(records):
+        alone = play(policy(), make_env(source, 1, **settings), [episodes[index]], seed=4 + index)[0]
+        assert np.array_equal(record.played_codes, alone.played_codes)
+        assert all(np.array_equal(value, getattr(alone.log, name)) for name, value in vars(record.log).items())
+
+
 @pytest.mark.parametrize("late_policy", ["silence", "repeat"])
 def test_score_equals_the_environments(source, late_policy):
     reward = ToyReward()
