@@ -109,6 +109,7 @@ def test_pausing_stops_the_charge_and_a_paused_clock_refuses_to_step(fake):
     assert env.event_log().latency[0] / RATE == pytest.approx(0.3, abs=1e-3)
     # An episode that begins while the clock stands still is not charged for it either.
     env.pause()
+    fake.now += 5.0
     env.reset()
     fake.now += 30.0
     env.resume()

@@ -451,6 +451,22 @@ def test_drawn_conditions_leave_songs_alone_and_are_all_met():
     assert episodes(FIXED)[1] == songs
 
 
+def test_every_drawn_episode_runs_on_its_own_clock():
+    env = AccompanimentEnv(**{**settings_of(RULES[0], DRAWN), "reward": None})
+    met = set()
+    for number in range(30):
+        env.reset(seed=9 if number == 0 else None)
+        done = False
+        while not done:
+            _, _, ended, cut, _ = env.step(np.ones(env.action_space.shape, dtype=np.int64))
+            done = ended or cut
+        log = env.event_log()
+        starts, finishes = env.timing.schedule(log.latency)
+        assert np.array_equal(log.start, starts) and np.array_equal(log.finish, finishes)
+        met.add((env.timing.t_f, env.timing.k))
+    assert len(met) > 5
+
+
 def test_sets_survive_the_spec_as_json():
     env = gymnasium.make(
         "jamgym/Accompaniment-v0",
