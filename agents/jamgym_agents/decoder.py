@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from jamgym.corpus import INSTRUMENTS
 from jamgym_agents.attention import Block, rotary_angles
+from jamgym_agents.lookahead import Lookahead, LookaheadHead
 from jamgym_agents.visibility import attention_masks, visible_frames
 
 #: Classes of the auxiliary root target: twelve pitch classes and "no chord".
@@ -38,6 +39,7 @@ class DecoderConfig:
         kv_heads: Key and value heads.
         depth_dim: Hidden width of the depth module.
         dropout: In pretraining; fine-tuning turns it off.
+        lookahead_frames: Coming input frames that an auxiliary head predicts in pretraining; 0 builds no head.
     """
 
     num_codebooks: int = 4
@@ -49,6 +51,7 @@ class DecoderConfig:
     kv_heads: int = 2
     depth_dim: int = 384
     dropout: float = 0.0
+    lookahead_frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class DecoderOutput:
         root: `(B, T, 13)` logits of the chord root under each output frame (auxiliary).
         chroma: `(B, T, 12)` logits of the target's chroma (auxiliary).
         input_root: `(B, T, 13)` logits of the chord root of each input frame (auxiliary).
+        lookahead: Predictions of coming input frames (auxiliary), if they were asked for.
     """
 
     logits: Tensor
@@ -68,6 +72,7 @@ class DecoderOutput:
     root: Tensor
     chroma: Tensor
     input_root: Tensor
+    lookahead: Lookahead | None = None
 
 
 class DepthModule(nn.Module):
@@ -124,6 +129,10 @@ class AccompanimentDecoder(nn.Module):
         self.root_head = nn.Linear(config.dim, ROOT_CLASSES)
         self.chroma_head = nn.Linear(config.dim, 12)
         self.input_root_head = nn.Linear(config.dim, ROOT_CLASSES)
+        # The last one, so that it changes no initial weight of the others.
+        self.lookahead: LookaheadHead | None = None
+        if config.lookahead_frames > 0:
+            self.lookahead = LookaheadHead(config.dim, config.cardinality, config.lookahead_frames)
 
     def latents(self, codes: Tensor) -> Tensor:
         """Return per-level entries `(..., Q, D)` of codes `(..., Q)`."""
@@ -182,6 +191,7 @@ class AccompanimentDecoder(nn.Module):
         k: Tensor,
         history_hidden: Tensor | None = None,
         logit_frames: Tensor | None = None,
+        lookahead: bool = False,
     ) -> DecoderOutput:
         """Predict every frame of `output_codes` in one pass.
 
@@ -193,13 +203,20 @@ class AccompanimentDecoder(nn.Module):
             k: `(B,)` chunk sizes.
             history_hidden: `(B, T - 1)` mask of played frames that the network may not see (history dropout).
             logit_frames: Indices of the frames whose codes are predicted; None predicts all.
+            lookahead: Also predict coming input frames from those frames, if the decoder has a head for it.
         """
         heard, hidden = self.trunk(input_codes, output_codes, instrument, t_f, k, history_hidden)
         wanted = slice(None) if logit_frames is None else logit_frames
+        coming = None
+        if lookahead and self.lookahead is not None:
+            frames = input_codes.shape[1]
+            at = torch.arange(frames, device=hidden.device) if logit_frames is None else logit_frames
+            coming = self.lookahead(hidden, visible_frames(frames, t_f, k), input_codes[..., 0], at)
         return DecoderOutput(
             logits=self.depth_logits(hidden[:, wanted], output_codes[:, wanted]),
             hidden=hidden,
             root=self.root_head(hidden),
             chroma=self.chroma_head(hidden),
             input_root=self.input_root_head(heard),
+            lookahead=coming,
         )

@@ -49,6 +49,7 @@ class PretrainConfig:
             half of the cost, and neighbouring frames teach much the same.
         root_weight: Weight of the auxiliary chord-root losses.
         chroma_weight: Weight of the auxiliary target-chroma loss.
+        lookahead_weight: Weight of the loss on coming input frames, for a decoder with `lookahead_frames`.
         bf16: Compute matrix products in bfloat16.
         validate_every: Steps between validations.
         checkpoint_minutes: Minutes between checkpoints.
@@ -74,6 +75,7 @@ class PretrainConfig:
     loss_share: float = 0.5
     root_weight: float = 0.3
     chroma_weight: float = 0.3
+    lookahead_weight: float = 0.3
     bf16: bool = True
     validate_every: int = 200
     checkpoint_minutes: float = 3.0
@@ -87,6 +89,8 @@ class PretrainConfig:
             raise ConfigError(f"t_f_low is {self.t_f_low}, above t_f_high {self.t_f_high}; swap them.")
         if not self.k_choices or min(self.k_choices) < 1:
             raise ConfigError(f"k_choices is {self.k_choices}; give chunk sizes of at least 1 frame.")
+        if self.architecture.lookahead_frames < 0:
+            raise ConfigError(f"lookahead_frames is {self.architecture.lookahead_frames}; 0 predicts none.")
 
 
 def draw_conditions(rng: np.random.Generator, size: int, config: PretrainConfig) -> tuple[Tensor, Tensor]:
@@ -116,11 +120,15 @@ def auxiliary_losses(output: DecoderOutput, batch: TokenBatch) -> dict[str, Tens
     sounding = batch.chroma.sum(-1) > 0.5
     shares = batch.chroma / batch.chroma.sum(-1, keepdim=True).clamp_min(1e-6)
     per_frame = -(shares * output.chroma.float().log_softmax(-1)).sum(-1)
-    return {
+    losses = {
         "root": F.cross_entropy(output.root.float().flatten(0, 1), root),
         "input_root": F.cross_entropy(output.input_root.float().flatten(0, 1), root),
         "chroma": (per_frame * sounding).sum() / sounding.sum().clamp_min(1),
     }
+    if output.lookahead is not None:
+        logits, codes = output.lookahead.logits.float(), output.lookahead.codes
+        losses["lookahead"] = F.cross_entropy(logits, codes, reduction="sum") / max(len(codes), 1)
+    return losses
 
 
 def learning_rate(step: int, config: PretrainConfig) -> float:
@@ -270,13 +278,14 @@ def pretrain(config: PretrainConfig, run: Run) -> dict[str, float]:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
-                output = decoder(batch.heard, batch.target, batch.instrument, t_f, k, hidden, scored)
+                output = decoder(batch.heard, batch.target, batch.instrument, t_f, k, hidden, scored, lookahead=True)
             tokens = token_loss(output.logits, batch.target[:, scored]).mean((0, 1))
             extra = auxiliary_losses(output, batch)
             loss = (
                 tokens.mean()
                 + config.root_weight * (extra["root"] + 0.5 * extra["input_root"])
                 + config.chroma_weight * extra["chroma"]
+                + config.lookahead_weight * extra.get("lookahead", 0.0)
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("JAMGYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-def train(folder, resume=False, fail_at=None, monkeypatch=None):
+def train(folder, resume=False, fail_at=None, monkeypatch=None, config=CONFIG):
     original = pretraining.draw_conditions
     calls = []
 
@@ -53,7 +54,7 @@ def train(folder, resume=False, fail_at=None, monkeypatch=None):
         Run.create(folder, command="pretrain", config={}, seed=0, resume=resume, quiet=True) as run,
     ):
         patch.setattr(pretraining, "draw_conditions", failing)
-        return pretrain(CONFIG, run)
+        return pretrain(config, run)
 
 
 def test_resume_is_bit_exact_and_training_learns(tmp_path, monkeypatch):
@@ -83,6 +84,21 @@ def test_a_kill_between_log_and_checkpoint_leaves_no_line_twice(tmp_path, monkey
     train(tmp_path / "cut", resume=True, monkeypatch=monkeypatch)
     whole, cut = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut"))
     assert cut == whole
+
+
+def test_the_lookahead_loss_is_logged_and_trains_its_head(tmp_path, monkeypatch):
+    config = replace(CONFIG, steps=26, architecture=replace(TINY, lookahead_frames=3))
+    lines, heads = {}, {}
+    for weight in (0.0, 1.0):
+        weighted = replace(config, lookahead_weight=weight)
+        train(tmp_path / str(weight), monkeypatch=monkeypatch, config=weighted)
+        text = (tmp_path / str(weight) / "metrics.jsonl").read_text()
+        logged = [json.loads(line) for line in text.splitlines()]
+        lines[weight] = [line["loss/lookahead"] for line in logged if "loss/lookahead" in line]
+        state = load_state(tmp_path / str(weight) / "checkpoint.safetensors")["decoder"]
+        heads[weight] = state["lookahead.head.bias"]
+    assert len(lines[1.0]) == 2 and lines[1.0][0] == lines[0.0][0] and lines[1.0][1] < lines[0.0][1]
+    assert not torch.equal(heads[0.0], heads[1.0])
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
