@@ -25,6 +25,7 @@ class Command:
             command as ``function(config)``, and it returns the text to show.
         examples: Command lines for its help.
         quick: Whether it takes seconds: no run folder, no seed and nothing to resume.
+        distributed: Whether several processes of torchrun can share its work.
         positional: Setting that a word right after the command's name stands for; empty where there is none.
     """
 
@@ -34,6 +35,7 @@ class Command:
     program: str
     examples: tuple[str, ...]
     quick: bool = False
+    distributed: bool = False
     positional: str = ""
 
     def load(self) -> tuple[type[Any], Callable[..., Any]]:
@@ -88,7 +90,9 @@ COMMANDS: tuple[Command, ...] = (
         (
             "jamgym pretrain --config configs/pretrain/tiny.yaml",
             "jamgym pretrain --out runs/mle --resume",
+            "torchrun --nproc-per-node 4 -m jamgym.cli pretrain --config configs/pretrain/small.yaml --out runs/mle",
         ),
+        distributed=True,
     ),
     Command(
         "finetune",

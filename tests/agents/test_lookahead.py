@@ -49,11 +49,13 @@ def test_hidden_input_changes_no_prediction(t_f, k):
     visible = int(visible_frames(FRAMES, *conditions(1, t_f, k))[0, frame])
     changed = heard.clone()
     changed[:, visible:] = (changed[:, visible:] + 5) % 16
-    predict = lambda x: (
-        decoder(  # noqa: E731
-            x, played, torch.arange(2), *conditions(2, t_f, k), logit_frames=torch.tensor([frame]), lookahead=True
+
+    def predict(x):
+        states = conditions(2, t_f, k)
+        return decoder(
+            x, played, torch.arange(2), *states, logit_frames=torch.tensor([frame]), lookahead=True
         ).lookahead
-    )
+
     before, after = predict(heard), predict(changed)
     expected = max(0, min(4, frame + 4 - max(visible, frame)))
     assert len(before.codes) == 2 * expected > 0

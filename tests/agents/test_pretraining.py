@@ -9,12 +9,11 @@ import torch
 from jamgym.checkpoint import load_state
 from jamgym.errors import ConfigError, JamgymError
 from jamgym.run import Run
-from jamgym.testing import ToyCodec, ToyCorpus
-from jamgym_agents import pretraining
-from jamgym_agents.pretraining import PretrainConfig, hidden_spans, input_use, learning_rate, pretrain
-from jamgym_agents.token_data import load_tokens
+from jamgym_agents import pretraining_batch, pretraining_losses
+from jamgym_agents.pretraining import PretrainConfig, learning_rate, pretrain
+from jamgym_agents.pretraining_batch import hidden_spans
 
-from .helpers import TINY, tiny_decoder
+from .helpers import TINY
 
 CONFIG = PretrainConfig(
     corpus={"name": "jamgym.toys:ToyCorpus", "songs": 3, "seconds": 2.0},
@@ -40,7 +39,7 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 def train(folder, resume=False, fail_at=None, monkeypatch=None, config=CONFIG):
-    original = pretraining.draw_conditions
+    original = pretraining_batch.draw_conditions
     calls = []
 
     def failing(*args):
@@ -53,7 +52,7 @@ def train(folder, resume=False, fail_at=None, monkeypatch=None, config=CONFIG):
         monkeypatch.context() as patch,
         Run.create(folder, command="pretrain", config={}, seed=0, resume=resume, quiet=True) as run,
     ):
-        patch.setattr(pretraining, "draw_conditions", failing)
+        patch.setattr(pretraining_batch, "draw_conditions", failing)
         return pretrain(config, run)
 
 
@@ -71,7 +70,7 @@ def test_resume_is_bit_exact_and_training_learns(tmp_path, monkeypatch):
     lines = [json.loads(line) for line in texts[0].splitlines()]
     losses = [line["loss/codebook_0"] for line in lines if "loss/codebook_0" in line]
     assert losses[-1] < losses[0] - 0.3
-    assert {"validation/input_gain_tf-25", "validation/root_accuracy_tf25"} <= set(figures)
+    assert {"validation/input_gain_tf-25_k5", "validation/root_accuracy_tf25_k5"} <= set(figures)
 
 
 def test_a_kill_between_log_and_checkpoint_leaves_no_line_twice(tmp_path, monkeypatch):
@@ -102,30 +101,10 @@ def test_the_lookahead_loss_is_logged_and_trains_its_head(tmp_path, monkeypatch)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "token_loss", lambda logits, codes: logits[..., 0] * float("nan"))
+    monkeypatch.setattr(pretraining_losses, "token_loss", lambda logits, codes: logits[..., 0] * float("nan"))
     with pytest.raises(JamgymError, match="norm nan"):
         train(tmp_path / "run", monkeypatch=monkeypatch)
     assert not (tmp_path / "run/decoder.safetensors").exists()
-
-
-def test_another_song_is_never_the_own_one(tmp_path, monkeypatch):
-    tokens = load_tokens(ToyCorpus(songs=3, seconds=2.0), ToyCodec(), "train", folder=tmp_path)
-    batch = tokens.batch(np.random.default_rng(0), 12, 20)
-    for row in range(12):
-        assert batch.song[pretraining._other_song(batch.song, row)] != batch.song[row]
-    heard = []
-    decoder = tiny_decoder()
-    original = decoder.trunk
-    monkeypatch.setattr(decoder, "trunk", lambda *args: heard.append(args[0]) or original(*args))
-    use = input_use(decoder, batch, 5, 5, rows=5)
-    assert use["true"].shape == use["other"].shape == use["root"].shape == (12,)
-    assert torch.equal(torch.cat(heard[0::2]), batch.heard)
-    others = torch.cat(heard[1::2])
-    for row in range(12):
-        owners = {int(batch.song[i]) for i in range(12) if torch.equal(batch.heard[i], others[row])}
-        assert owners and int(batch.song[row]) not in owners
-    with pytest.raises(ConfigError, match="two validation songs"):
-        pretraining._other_song(np.zeros(4, dtype=int), 0)
 
 
 def test_hidden_spans_follow_their_share():
