@@ -1,19 +1,27 @@
 import json
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from jamgym.checkpoint import load_state
+from jamgym.config import config_from_mapping, read_yaml
 from jamgym.errors import ConfigError, JamgymError
 from jamgym.run import Run
-from jamgym_agents import pretraining_batch, pretraining_losses
+from jamgym.testing import ToyCodec
+from jamgym_agents import pretraining, pretraining_batch, pretraining_losses
+from jamgym_agents.checkpoint import load_decoder
+from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.pretraining import PretrainConfig, learning_rate, pretrain
 from jamgym_agents.pretraining_batch import hidden_spans
 
-from .helpers import TINY
+from .helpers import TINY, tiny_decoder
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "pretrain"
 
 CONFIG = PretrainConfig(
     corpus={"name": "jamgym.toys:ToyCorpus", "songs": 3, "seconds": 2.0},
@@ -73,6 +81,54 @@ def test_resume_is_bit_exact_and_training_learns(tmp_path, monkeypatch):
     assert {"validation/input_gain_tf-25_k5", "validation/root_accuracy_tf25_k5"} <= set(figures)
 
 
+def test_averaged_weights_are_validated_and_saved_and_survive_a_kill(tmp_path, monkeypatch):
+    config = replace(CONFIG, steps=20, ema_decay=0.8, validate_every=50, validation_t_f=(0,))
+    seen = []
+    original = torch.optim.AdamW.step
+
+    def step(self, *args):
+        original(self, *args)
+        seen.append({i: p.detach().clone() for i, p in enumerate(self.param_groups[0]["params"])})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        whole = train(tmp_path / "whole", monkeypatch=monkeypatch, config=config)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", fail_at=13, monkeypatch=monkeypatch, config=config)
+    assert train(tmp_path / "cut", resume=True, monkeypatch=monkeypatch, config=config) == whole
+    states = [load_state(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut")]
+    for key, value in states[0]["average"].items():
+        assert torch.equal(value, states[1]["average"][key])
+    # The average by hand: the first step's weights, then 0.8 old + 0.2 new.
+    by_hand = seen[0][0]
+    for weights in seen[1:]:
+        by_hand = 0.8 * by_hand + 0.2 * weights[0]
+    name = next(name for name, p in tiny_decoder().named_parameters() if p.dim() >= 2)
+    assert torch.allclose(states[0]["average"][f"module.{name}"], by_hand, atol=1e-6)
+    saved = load_decoder(tmp_path / "whole/decoder.safetensors", ToyCodec())
+    assert torch.allclose(saved.get_parameter(name), by_hand, atol=2e-4)
+    assert (states[0]["decoder"][name] - by_hand).abs().max() > 1e-3
+    plain = train(tmp_path / "plain", monkeypatch=monkeypatch, config=replace(config, ema_decay=0.0))
+    assert plain != whole and "average" not in load_state(tmp_path / "plain/checkpoint.safetensors")
+
+
+@pytest.mark.parametrize(("cells", "cell"), [((-25, 0), (-25, 5)), ((3, 0), (3, 5))])
+def test_sound_from_the_first_validation_on(tmp_path, monkeypatch, cells, cell):
+    made, shown = [], []
+
+    def mix(decoder, codec, batch, t_f, k):
+        made.append((t_f, k))
+        return np.zeros(640, dtype=np.float32)
+
+    monkeypatch.setattr(pretraining, "live_mix", mix)
+    monkeypatch.setattr(pretraining, "FIRST_SOUND", 5)
+    monkeypatch.setattr(Run, "add_audio", lambda self, step, tag, audio, rate: shown.append((step, tag, rate)))
+    config = replace(CONFIG, steps=20, validation_t_f=cells)
+    train(tmp_path / "run", monkeypatch=monkeypatch, config=config)
+    assert shown == [(step, "validation/mix", 16_000) for step in (5, 10, 20)]
+    assert made == [cell] * 3
+
+
 def test_a_kill_between_log_and_checkpoint_leaves_no_line_twice(tmp_path, monkeypatch):
     train(tmp_path / "whole", monkeypatch=monkeypatch)
     for name, step in (("early", 25), ("cut", 26)):
@@ -86,7 +142,8 @@ def test_a_kill_between_log_and_checkpoint_leaves_no_line_twice(tmp_path, monkey
 
 
 def test_the_lookahead_loss_is_logged_and_trains_its_head(tmp_path, monkeypatch):
-    config = replace(CONFIG, steps=26, architecture=replace(TINY, lookahead_frames=3))
+    foreseeing = replace(TINY, lookahead_frames=3)
+    config = replace(CONFIG, steps=26, validate_every=50, validation_t_f=(0,), architecture=foreseeing)
     lines, heads = {}, {}
     for weight in (0.0, 1.0):
         weighted = replace(config, lookahead_weight=weight)
@@ -122,5 +179,30 @@ def test_learning_rate_by_hand():
 def test_impossible_values():
     with pytest.raises(ConfigError, match="t_f_low"):
         PretrainConfig(t_f_low=3, t_f_high=2)
-    with pytest.raises(ConfigError, match="k_choices"):
-        PretrainConfig(k_choices=(0,))
+    for name, value in {
+        "k_choices": (0,),
+        "accumulate": 3,
+        "ema_decay": 1.0,
+        "validation_t_f": (),
+        "validation_k": (0,),
+        "architecture": replace(TINY, lookahead_frames=-1),
+    }.items():
+        with pytest.raises(ConfigError, match="lookahead_frames" if name == "architecture" else name):
+            PretrainConfig(**{name: value})
+
+
+def test_cuda_that_is_not_there_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        train(tmp_path / "run", monkeypatch=monkeypatch, config=replace(CONFIG, device="cuda"))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_settings_are_valid_and_say_how_large_their_network_is(path):
+    config = config_from_mapping(PretrainConfig, read_yaml(path))
+    with torch.device("meta"):
+        decoder = AccompanimentDecoder(config.architecture)
+    weights = sum(p.numel() for p in decoder.parameters())
+    stated = re.search(r"([\d.]+) M weights", path.read_text())
+    assert stated and float(stated[1]) == pytest.approx(weights / 1e6, abs=0.06)
+    assert {"tiny", "small", "paper"} <= {path.stem for path in CONFIGS.glob("*.yaml")}
