@@ -136,7 +136,8 @@ def _run_in_folder(
         figures = program(request.config, run)
     _show(run.folder, figures or {})
     if run.stop_requested:
-        print(f"Stopped. Go on with: jamgym {command.name} --out {run.folder} --resume", file=sys.stderr)
+        start = "jamgym" if count == 1 else f"torchrun --nproc-per-node {count} -m jamgym.cli"
+        print(f"Stopped. Go on with: {start} {command.name} --out {run.folder} --resume", file=sys.stderr)
         return 130
     return 0
 

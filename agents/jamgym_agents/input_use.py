@@ -90,7 +90,7 @@ def validate(
     """
     training = decoder.training
     decoder.eval()
-    figures = {}
+    figures: dict[str, float] = {}
     for t_f, k in cells:
         use = input_use(decoder, batch, t_f, k, bf16=bf16)
         alone = input_use(decoder, batch, t_f, k, bf16=bf16, hide_past=True)

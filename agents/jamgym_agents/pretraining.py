@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -170,7 +170,7 @@ class Learner:
     @property
     def result(self) -> AccompanimentDecoder:
         """The network to validate and to keep: the average, or the trained one if there is none."""
-        return self.decoder if self.average is None else self.average.module
+        return self.decoder if self.average is None else cast(AccompanimentDecoder, self.average.module)
 
     def step(self, rate: float) -> float:
         """Follow the gradients that were gathered; return their norm, before clipping to 1.
@@ -303,8 +303,8 @@ def _pretrain(config: PretrainConfig, run: Run, workers: Workers) -> dict[str, f
                 )
             run.stop_requested = run.stop_requested or stop > 0
             busy += time.monotonic() - started
-            heard = config.batch * config.frames * (done - first) / busy
-            progress.advance(1, **{"loss": loss, "frames/s": heard})
+            speed = config.batch * config.frames * (done - first) / busy
+            progress.advance(1, **{"loss": loss, "frames/s": speed})
             if step % 25 == 0:
                 logged = {f"loss/{name}": value for name, value in figures.items()}
                 run.log(done, {**logged, "optimizer/grad_norm": norm, "optimizer/learning_rate": rate})

@@ -72,7 +72,7 @@ def test_two_processes_train_as_one_and_stop_and_resume_together(tmp_path, monke
         time.sleep(0.02)
     both[1].send_signal(signal.SIGINT)
     codes, text = finish(both)
-    assert codes == [130, 130], text
+    assert codes == [130, 130] and "torchrun --nproc-per-node 2 -m jamgym.cli pretrain" in text, text
     assert json.loads((tmp_path / "two/run.json").read_text())["status"] == "stopped"
     assert 0 < read_metrics(log)[-1]["step"] < 75 and (tmp_path / "two/checkpoint.safetensors").exists()
 

@@ -16,7 +16,7 @@ from jamgym.testing import ToyCodec
 from jamgym_agents import pretraining, pretraining_batch, pretraining_losses
 from jamgym_agents.checkpoint import load_decoder
 from jamgym_agents.decoder import AccompanimentDecoder
-from jamgym_agents.pretraining import PretrainConfig, learning_rate, pretrain
+from jamgym_agents.pretraining import Learner, PretrainConfig, learning_rate, pretrain
 from jamgym_agents.pretraining_batch import hidden_spans
 
 from .helpers import TINY, tiny_decoder
@@ -206,3 +206,11 @@ def test_shipped_settings_are_valid_and_say_how_large_their_network_is(path):
     stated = re.search(r"([\d.]+) M weights", path.read_text())
     assert stated and float(stated[1]) == pytest.approx(weights / 1e6, abs=0.06)
     assert {"tiny", "small", "paper"} <= {path.stem for path in CONFIGS.glob("*.yaml")}
+
+
+def test_an_average_may_start_in_the_middle_of_a_run():
+    before = Learner.create(tiny_decoder(0), CONFIG)
+    after = Learner.create(tiny_decoder(1), replace(CONFIG, ema_decay=0.9))
+    assert after.restore(before.state(7)) == 7
+    for name, value in before.decoder.state_dict().items():
+        assert torch.equal(after.result.state_dict()[name], value)
