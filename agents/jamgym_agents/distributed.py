@@ -7,6 +7,7 @@ processor (gloo), gradients over the device (NCCL on CUDA).
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -60,7 +61,10 @@ class Workers:
         if self.count == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # Newer versions of torch have another name for it, which older ones do not know.
+            warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
+            return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
 
     def accumulating(self, model: nn.Module, more: bool) -> AbstractContextManager[object]:
         """Return a context for forward and backward; with `more` to come, gradients are not exchanged yet."""
