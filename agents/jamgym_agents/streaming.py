@@ -147,7 +147,7 @@ class StreamingDecoder:
             frames = slot_frames(state.heard - 1, extent, state.capacity, config.sinks)
             heard = (frames >= 0) & (frames < state.heard.view(-1, 1, 1))
             heard = heard & in_reach(frames, places, config.window, config.sinks)
-            allowed = torch.stack([heard, causal], dim=3).flatten(2)
+            allowed = torch.stack([heard.expand_as(causal), causal], dim=3).flatten(2)
             used, slots = slice(0, allowed.shape[2]), 2 * config.sinks
         bias = additive(allowed).unsqueeze(1)
         sinks = None

@@ -172,8 +172,9 @@ def test_late_frames_are_seen_by_later_chunks():
     assert (scores - expected).abs()[whole].max() > 1e-2
 
 
-def test_an_amendment_that_changes_nothing_changes_nothing():
-    decoder = tiny_decoder()
+@pytest.mark.parametrize("window", [250, None])
+def test_an_amendment_that_changes_nothing_changes_nothing(window):
+    decoder = tiny_decoder(window=window)
     stream = StreamingDecoder(decoder)
     heard = torch.randint(0, 16, (2, 6, 2))
     logs = []
