@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from decoder_references import CodeHistory, FusedDecoder, OutOfTime, ReencodingDecoder
@@ -15,8 +15,9 @@ from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.sampling import Sampling
 from jamgym_agents.streaming import DecoderState, StreamingDecoder
 
-#: Frames that are put into a state at once when a history is made.
-FILL_FRAMES = 64
+#: Frames that are put into a state at once when a history is made: with a window, so few that its memory is no
+#: larger than that of a stream of ordinary chunks; without one, more, to be quick.
+FILL_FRAMES = {True: 16, False: 64}
 #: A call that takes longer in seconds needs no warm-up and ends its block.
 LONG_CALL = 1.0
 SAMPLING = Sampling()
@@ -56,13 +57,14 @@ class Music:
 def filled_state(stream: StreamingDecoder, music: Music, frames: int, k: int) -> DecoderState:
     """Return the state of one row that has played `frames` frames of `music`, the last k of them in its last call.
 
-    Filled in blocks of 64 frames, each of which sees what had been heard at its end.
+    Filled in blocks of frames, each of which sees what had been heard at its end.
     """
     state = stream.initial_state(1)
     state.instrument = music.instrument[:1].clone()
     one = torch.ones(1, dtype=torch.int64)
-    for begin in range(0, frames, FILL_FRAMES):
-        end = min(begin + FILL_FRAMES, frames)
+    size = FILL_FRAMES[stream.decoder.config.window is not None]
+    for begin in range(0, frames, size):
+        end = min(begin + size, frames)
         hear_until(stream, state, music, min(end, frames - k))
         # One frame is decoded, and what was really played then takes its place and goes on.
         stream.generate(state, 1, SAMPLING)
@@ -80,7 +82,7 @@ def spread(state: DecoderState, decoder: AccompanimentDecoder, batch: int) -> De
     """Return a copy of the state of one row in `batch` rows."""
     small = StreamingDecoder(decoder, capacity=1)
     one, two = small.initial_state(1), small.initial_state(2)
-    copies = {}
+    copies: dict[str, Any] = {}
     for entry in fields(state):
         value = getattr(state, entry.name)
         if isinstance(value, Tensor):

@@ -1,9 +1,10 @@
 """Two decoders to compare `StreamingDecoder` with; `decoder_throughput.py` times them.
 
 `ReencodingDecoder` has the weights of an `AccompanimentDecoder` and no cache at all: for every frame it runs the
-teacher-forced trunk over the whole history, as the first version of a program would. It yields the codes that
-`StreamingDecoder` yields. It is spared what a plain program would waste: attention goes over blocks of queries and
-leaves out what a block may not see, so memory stays small and about half of the products are saved.
+teacher-forced trunk over the whole history, as the first version of a program would. It knows no window, so it yields
+the codes of a `StreamingDecoder` without one, or of one whose window is not full yet. It is spared what a plain
+program would waste: attention goes over blocks of queries and leaves out what a block may not see, so memory stays
+small and about half of the products are saved.
 
 `FusedDecoder` is written after the scheme of arXiv 2510.22105, not copied from its code: the embeddings of input
 and output are summed into one stream, the input shifted by t_f; codebook q is delayed by q frames, and one step of
@@ -28,10 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jamgym.corpus import INSTRUMENTS
-from jamgym_agents.attention import Block, rotary_angles
+from jamgym_agents.attention import Block, rotary_angles, rotate
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.sampling import Sampling, draw, transform
-from jamgym_agents.visibility import visible_frames
+from jamgym_agents.visibility import additive, visible_frames
 
 #: Positions that are encoded at once, over all rows; more only takes more memory.
 POSITIONS = 1 << 16
@@ -88,6 +89,8 @@ def encode_history(
 ) -> Tensor:
     """Return hidden states `(B, T, C)` of the output stream: `AccompanimentDecoder.trunk`, block by block of queries.
 
+    The decoder's window is left out of account.
+
     Args:
         decoder: Whose weights are used.
         input_codes: `(B, T, Q)` int64; what a frame may not see is left out.
@@ -100,7 +103,8 @@ def encode_history(
     frames, config = input_codes.shape[1], decoder.config
     played = decoder.embed_played(output_codes[:, :-1], instrument)
     x = torch.cat([decoder.embed_heard(input_codes), decoder.embed_start(instrument), played], dim=1)
-    angles = rotary_angles(torch.arange(frames).repeat(2), config.dim // config.heads)
+    cos, sin = rotary_angles(torch.arange(frames), decoder.head_dim)
+    angles = (cos.repeat(2, 1), sin.repeat(2, 1))
     visible = visible_frames(frames, torch.tensor([t_f]), torch.tensor([k]))[0]
     size = max(16, SCORES // (len(x) * config.heads * 2 * frames))
     for module in decoder.blocks:
@@ -110,23 +114,17 @@ def encode_history(
         for begin in range(0, frames, size):
             check()
             end = min(begin + size, frames)
-            rows = torch.arange(begin, end).unsqueeze(1)
-            causal = torch.arange(end) <= rows
-            mixed[:, begin:end] = block.attend_all(
-                q[:, :, begin:end], key[:, :, :end], value[:, :, :end], _bias(causal)
-            )
+            here, there = slice(begin, end), slice(frames + begin, frames + end)
+            places = (cos[here], sin[here])
+            causal = torch.arange(end) <= torch.arange(begin, end).unsqueeze(1)
+            mixed[:, here] = block.attend(q[:, :, here], key[:, :, :end], value[:, :, :end], additive(causal), places)
             seen = int(visible[end - 1])
             both = [torch.cat([one[:, :, :seen], one[:, :, frames : frames + end]], dim=2) for one in (key, value)]
-            allowed = torch.cat([torch.arange(seen) < visible[begin:end].unsqueeze(1), causal], dim=1)
-            queries = q[:, :, frames + begin : frames + end]
-            mixed[:, frames + begin : frames + end] = block.attend_all(queries, both[0], both[1], _bias(allowed))
+            allowed = torch.cat([torch.arange(seen) < visible[here].unsqueeze(1), causal], dim=1)
+            mixed[:, there] = block.attend(q[:, :, there], both[0], both[1], additive(allowed), places)
         check()
         x = block.finish(x, mixed)
     return decoder.norm(x)[:, frames:]
-
-
-def _bias(allowed: Tensor) -> Tensor:
-    return torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf)
 
 
 class ReencodingDecoder:
@@ -273,6 +271,7 @@ class FusedDecoder(nn.Module):
             check()
             block = cast(Block, module)
             q, fresh_keys, fresh_values = block.project(x, angles)
+            q = rotate(q, angles)
             keys, values = cache[0][layer, rows], cache[1][layer, rows]
             keys[:, :, begin:end], values[:, :, begin:end] = fresh_keys, fresh_values
             if frames == 1:

@@ -5,8 +5,10 @@
     python benchmarks/decoder_throughput.py --size 512 8 --limit 60 --json out.json
 
 The references are described in `decoder_references.py`: (a) the same weights without any cache, (b) a decoder in the
-scheme of arXiv 2510.22105, which caches within a chunk. All of them take turns of a few calls, with equal histories,
-on one machine. A ratio is the median over the turns of what the reference took by what `StreamingDecoder` took.
+scheme of arXiv 2510.22105, which caches within a chunk. Both attend to the whole history, so `StreamingDecoder` is
+measured with its window, as it is shipped, and without one, which is like for like. All of them take turns of a few
+calls, with equal histories, on one machine. A ratio is the median over the turns of what the reference took by what
+`StreamingDecoder` took.
 Nothing is extrapolated: a decoder that reaches `--limit` in a cell stops there, and a call that is given up shows as
 "> seconds", so that its ratio is a lower bound. Histories are put into the state before, which is not timed.
 Weights are drawn, except those of the shipped decoder in the last checks: time does not depend on them.
@@ -48,7 +50,7 @@ FRAMES_PER_SECOND = 25
 STREAMING, UNBOUNDED, REENCODING, FUSED = "streaming", "streaming_unbounded", "reencoding", "fused"
 LABELS = {
     STREAMING: "StreamingDecoder",
-    UNBOUNDED: "StreamingDecoder, whole history",
+    UNBOUNDED: "StreamingDecoder, no window",
     REENCODING: "(a) no cache",
     FUSED: "(b) cache per chunk",
 }
@@ -131,8 +133,8 @@ class Grid:
         torch.manual_seed(args.seed)
         decoder = AccompanimentDecoder(config, torch.randn(shape, generator=generator)).eval()
         self.decoders = {STREAMING: decoder}
-        if getattr(config, "window", None) is not None:
-            unbounded = AccompanimentDecoder(replace(config, **{"window": None})).eval()
+        if config.window is not None:
+            unbounded = AccompanimentDecoder(replace(config, window=None)).eval()
             unbounded.load_state_dict(decoder.state_dict())
             self.decoders[UNBOUNDED] = unbounded
         self.whole_history = self.decoders.get(UNBOUNDED, decoder)
@@ -140,8 +142,11 @@ class Grid:
         self.start = cache(self._start)
 
     def _start(self, name: str, frames: int) -> DecoderState:
-        longest = max(self.args.k)
-        stream = StreamingDecoder(self.decoders[name], capacity=frames + frames // 10 + 2 * longest)
+        decoder, longest = self.decoders[name], max(self.args.k)
+        stream = StreamingDecoder(decoder)
+        if decoder.config.window is None:
+            # Room for all calls, so that none of them has to make it; with a window the memory stays as it is.
+            stream = StreamingDecoder(decoder, capacity=frames + frames // 10 + 2 * longest)
         return filled_state(stream, self.music(1, frames), frames, longest)
 
     def music(self, batch: int, frames: int) -> Music:
@@ -223,9 +228,8 @@ def check_table(checks: list[Check]) -> Table:
         table.add_column(heading, justify="right")
     for check in checks:
         sign = "<=" if check.at_most else ">="
-        table.add_row(
-            check.label, amount(check.value), f"{sign} {amount(check.target)}", "met" if check.met else "missed"
-        )
+        wish = "" if check.target is None else f"{sign} {amount(check.target)}"
+        table.add_row(check.label, amount(check.value), wish, {True: "met", False: "missed", None: ""}[check.met])
     return table
 
 
@@ -244,6 +248,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--k", type=positive, nargs="+", default=[1, 5, 25], help="frames per call (1 5 25)")
     add("--batch", type=positive, nargs="+", default=[1, 16], help="rows (1 16)")
     add("--history", type=positive, nargs="+", default=[10, 60, 600], help="seconds of history (10 60 600)")
+    add("--window", type=int, help="frames that StreamingDecoder looks back on (that of DecoderConfig); 0 for all")
     add("--t-f", type=int, default=-12, help="future visibility in frames, at most 0 (-12)")
     add("--calls", type=positive, default=30, help="calls of each decoder in a cell (30)")
     add("--warm-up", type=positive, default=2, help="calls before them, which do not count unless they are long (2)")
@@ -272,6 +277,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.size:
         dim, layers = args.size
         config = replace(config, dim=dim, layers=layers, heads=dim // 64, kv_heads=dim // 128, depth_dim=3 * dim // 2)
+    if args.window is not None:
+        config = replace(config, window=args.window or None)
     grid = Grid(args, config)
     console = Console(width=150)
     rows: list[Row] = []
@@ -285,7 +292,8 @@ def main(argv: list[str] | None = None) -> None:
     with console.status("the shipped decoder in real time"):
         checks += real_time(args)
     sizes = {field.name: getattr(config, field.name) for field in fields(config)}
-    title = f"width {config.dim}, {config.layers} blocks, t_f={args.t_f}, {args.threads} threads; ratios: times as fast"
+    size = f"width {config.dim}, {config.layers} blocks, window {config.window}"
+    title = f"{size}, t_f={args.t_f}, {args.threads} threads; x: how many times as fast"
     console.print(make_table(title, rows, list(grid.decoders)))
     console.print(check_table(checks))
     if args.json is not None:
