@@ -21,7 +21,7 @@ ORACLE = "LOOK-AHEAD ORACLE"
 def title(results: GridResults) -> str:
     """Return one line that says what was played."""
     setting = results.setting
-    where = f"{setting['corpus']} {setting['split']}, " if setting else ""
+    where = f"{setting['corpus_name']} {setting['split']}, " if setting else ""
     return f"{where}{results.songs} songs, {len(results.t_f)} t_f x {len(results.k)} k"
 
 
@@ -83,19 +83,18 @@ def describe_trend(method: str, metric: str, axis: str, trend: Trend, other: str
     """Say how a score follows an axis, and whether that can be told from no trend.
 
     >>> trend = Trend(Interval(0.91, 0.85, 0.95, 104), Interval(0.97, 0.9, 1.0, 104), 24)
-    >>> describe_trend("decoder", "judge", "t_f", trend, "k")
-    'decoder: judge rises with t_f: Spearman 0.91 [0.85, 0.95] over 24 cells; at fixed k 0.97 [0.90, 1.00] on average.'
+    >>> first, second = describe_trend("decoder", "judge", "t_f", trend, "k").split("; ")
+    >>> first
+    'decoder: judge rises with t_f: Spearman 0.91 [0.85, 0.95] over 24 cells'
+    >>> second
+    'at fixed k it rises: 0.97 [0.90, 1.00] on average.'
     """
     overall, within = trend.overall, trend.within
     if overall.count == 1:
         return f"{method}: {metric} and {axis}: Spearman {overall.estimate:.2f} over {trend.cells} cells, on one song."
-    if overall.excludes_zero:
-        says = f"{'rises' if overall.estimate > 0 else 'falls'} with {axis}"
-    else:
-        says = f"shows no clear trend with {axis}"
     return (
-        f"{method}: {metric} {says}: Spearman {_short(overall)} over {trend.cells} cells; "
-        f"at fixed {other} {_short(within)} on average."
+        f"{method}: {metric} {_direction(overall)} with {axis}: Spearman {_short(overall)} over {trend.cells} cells; "
+        f"at fixed {other} it {_direction(within)}: {_short(within)} on average."
     )
 
 
@@ -159,6 +158,12 @@ def _rich_table(results: GridResults, method: str, measure: str) -> Table:
     for cells in body:
         table.add_row(*cells)
     return table
+
+
+def _direction(correlation: Interval) -> str:
+    if not correlation.excludes_zero:
+        return "shows no clear trend"
+    return "rises" if correlation.estimate > 0.0 else "falls"
 
 
 def _short(interval: Interval) -> str:
