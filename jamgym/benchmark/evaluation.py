@@ -40,8 +40,8 @@ class GridConfig:
     """The settings of a grid: every pair of a future visibility and a chunk size is one cell.
 
     Attributes:
-        t_f: Future visibilities in frames, signed; with `k`, they take the place of the single ones.
-        k: Chunk sizes in frames.
+        t_f: Future visibilities of the grid in frames, signed, in place of the single `t_f`; empty for no grid.
+        k: Chunk sizes of the grid in frames, in place of the single `k`; empty for no grid.
         label: What the tables call the method whose training seeds `checkpoints` are.
     """
 
