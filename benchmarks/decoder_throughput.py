@@ -20,7 +20,7 @@ import argparse
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -285,21 +285,20 @@ def main(argv: list[str] | None = None) -> None:
     for seconds, batch, k in product(args.history, args.batch, args.k):
         with console.status(f"history {seconds} s, batch {batch}, k {k}"):
             rows += grid.measure(k, batch, seconds)
+    size = f"width {config.dim}, {config.layers} blocks, window {config.window}"
+    title = f"{size}, t_f={args.t_f}, {args.threads} threads; x: how many times as fast"
+    console.print(make_table(title, rows, list(grid.decoders)))
     checks = speed_checks(rows)
     with console.status("streaming"):
         for name, decoder in grid.decoders.items():
             checks += flat_cost(decoder, name, LABELS[name], args)
     with console.status("the shipped decoder in real time"):
         checks += real_time(args)
-    sizes = {field.name: getattr(config, field.name) for field in fields(config)}
-    size = f"width {config.dim}, {config.layers} blocks, window {config.window}"
-    title = f"{size}, t_f={args.t_f}, {args.threads} threads; x: how many times as fast"
-    console.print(make_table(title, rows, list(grid.decoders)))
     console.print(check_table(checks))
     if args.json is not None:
         report = {
             "settings": {key: value for key, value in vars(args).items() if key != "json"},
-            "decoder": sizes,
+            "decoder": asdict(config),
             "machine": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
