@@ -192,7 +192,21 @@ def test_an_amendment_that_changes_nothing_changes_nothing(window):
     assert torch.allclose(*logs, atol=1e-5)
 
 
+def test_an_amendment_leaves_rows_alone_of_which_nothing_was_decided():
+    decoder = tiny_decoder()
+    stream = StreamingDecoder(decoder)
+    logs = []
+    for amend in (False, True):
+        state = stream.initial_state(2)
+        generator = torch.Generator().manual_seed(0)
+        stream.generate(state, 4, Sampling(), generator)
+        if amend:
+            stream.amend(state, torch.full((2, 4, 2), 7), torch.tensor([4, 0]), torch.tensor([4, 4]))
+        logs.append(stream.generate(state, 4, Sampling(), generator).log_probs)
+    assert torch.equal(logs[0][1], logs[1][1]) and not torch.allclose(logs[0][0], logs[1][0])
+
+
 def test_generating_nothing_is_an_error():
     stream = StreamingDecoder(tiny_decoder())
-    with pytest.raises(ValueError, match="k must be"):
+    with pytest.raises(ValueError, match="k is 0"):
         stream.generate(stream.initial_state(1), 0, Sampling())
