@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +21,7 @@ FILL_FRAMES = {True: 16, False: 64}
 #: A call that takes longer in seconds needs no warm-up and ends its block.
 LONG_CALL = 1.0
 SAMPLING = Sampling()
+CLOCKS = {"wall": perf_counter, "cpu": process_time}
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,14 @@ class Record:
 
 
 def time_calls(
-    contestants: dict[str, Contestant], fresh: Tensor, frames: int, calls: int, warm_up: int, block: int, limit: float
+    contestants: dict[str, Contestant],
+    fresh: Tensor,
+    frames: int,
+    calls: int,
+    warm_up: int,
+    block: int,
+    limit: float,
+    clock: Callable[[], float] = perf_counter,
 ) -> dict[str, Record]:
     """Time all contestants in turns, so that what else the machine does meets all of them.
 
@@ -193,6 +201,7 @@ def time_calls(
         warm_up: Calls before them, which do not count unless they are long.
         block: Calls that a contestant makes in its turn.
         limit: Seconds that each contestant may take; the call that crosses it is given up and does not count.
+        clock: Returns seconds.
     """
     records = {name: Record() for name in contestants}
     grown = dict.fromkeys(contestants, 0)
@@ -202,18 +211,18 @@ def time_calls(
         if grown[name] and grown[name] + fresh.shape[1] > frames / 10:
             player.restart()
             grown[name] = 0
-        begun = perf_counter()
+        begun = clock()
 
         def check() -> None:
-            if record.spent + perf_counter() - begun > limit:
+            if record.spent + clock() - begun > limit:
                 raise OutOfTime
 
         try:
             player.call(fresh, check)
-            seconds = perf_counter() - begun
+            seconds = clock() - begun
         except OutOfTime:
             if not record.calls:
-                record.given_up = perf_counter() - begun
+                record.given_up = clock() - begun
             record.over = True
             return None
         grown[name] += fresh.shape[1]

@@ -2,6 +2,7 @@
 
     python benchmarks/decoder_throughput.py                                      about half an hour
     python benchmarks/decoder_throughput.py --k 1 25 --batch 1 --history 60      two cells and the checks
+    python benchmarks/decoder_throughput.py --clock cpu --threads 1              on a machine that others use too
     python benchmarks/decoder_throughput.py --size 512 8 --limit 60 --json out.json
 
 The references are described in `decoder_references.py`: (a) the same weights without any cache, (b) a decoder in the
@@ -28,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from decoder_contestants import (
+    CLOCKS,
     Contestant,
     Music,
     Record,
@@ -171,7 +173,8 @@ class Grid:
         contestants[REENCODING] = Reference(ReencodingDecoder(self.whole_history, args.t_f, k), history, args.seed)
         contestants[FUSED] = Reference(FusedDecoder(config, args.t_f, k).eval(), history, args.seed)
         fresh = music.heard[:, music.visible(frames - k) : music.visible(frames)]
-        records = time_calls(contestants, fresh, frames, args.calls, args.warm_up, args.block, args.limit)
+        settings = (args.calls, args.warm_up, args.block, args.limit, CLOCKS[args.clock])
+        records = time_calls(contestants, fresh, frames, *settings)
         return make_rows(records, k, batch, seconds)
 
 
@@ -256,12 +259,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--limit", type=float, default=20.0, help="seconds that each decoder may take in a cell (20)")
     add("--stream-seconds", type=positive, default=10, help="seconds that are streamed to see whether cost grows (10)")
     add("--stream-history", type=positive, default=600, help="seconds before the later ones of them (600)")
+    add("--clock", choices=CLOCKS, default="wall", help="wall, or cpu: the time of this process, with --threads 1")
     add("--threads", type=positive, default=2, help="of torch (2)")
     add("--seed", type=int, default=0, help="of weights, codes and sampling (0)")
     add("--json", type=Path, help="write everything to this JSON file")
     args = parser.parse_args(argv)
     if args.t_f > 0:
         parser.error(f"--t-f is {args.t_f}; a decoder that plays live hears nothing ahead: give at most 0")
+    if args.clock == "cpu" and args.threads > 1:
+        parser.error("--clock cpu adds up the time of all threads; it needs --threads 1")
     if args.size and args.size[0] % 128:
         parser.error(
             f"--size is {args.size[0]} wide; give a multiple of 128: heads are 64 wide and share keys in pairs"
@@ -286,7 +292,7 @@ def main(argv: list[str] | None = None) -> None:
         with console.status(f"history {seconds} s, batch {batch}, k {k}"):
             rows += grid.measure(k, batch, seconds)
     size = f"width {config.dim}, {config.layers} blocks, window {config.window}"
-    title = f"{size}, t_f={args.t_f}, {args.threads} threads; x: how many times as fast"
+    title = f"{size}, t_f={args.t_f}, {args.threads} threads, {args.clock} clock; x: how many times as fast"
     console.print(make_table(title, rows, list(grid.decoders)))
     checks = speed_checks(rows)
     with console.status("streaming"):
