@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def rotary_angles(positions: Tensor, head_dim: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine `(..., head_dim / 2)` of frame times `positions` `(...)`."""
-    rates = base ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
-    angles = positions.unsqueeze(-1).float() * rates
-    return angles.cos(), angles.sin()
+#: Cosine and sine `(..., head_dim / 2)` of frame times.
+Angles = tuple[Tensor, Tensor]
 
 
-def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+@dataclass(frozen=True)
+class Sinks:
+    """How queries see the first frames of a stream, which stay in sight when the window has moved on.
+
+    A query at frame n sees them as if it stood at min(n, window - 1): never farther away than training has
+    shown (attention sinks, Xiao et al. 2024, arXiv 2309.17453). Until then that is its own place.
+
+    Attributes:
+        angles: Of the queries' places as the sinks see them.
+        columns: Where the sinks' keys lie.
+    """
+
+    angles: Angles
+    columns: tuple[slice, ...]
+
+
+def rotary_angles(positions: Tensor, head_dim: int, base: float = 10_000.0) -> Angles:
+    """Return cosine and sine `(..., head_dim / 2)` of frame times `positions` `(...)`.
+
+    In double precision: after ten hours a single-precision angle is wrong by a twentieth of a radian.
+    """
+    rates = base ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64) / head_dim)
+    angles = positions.unsqueeze(-1) * rates
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(x: Tensor, angles: Angles) -> Tensor:
     """Rotate pairs of `x` `(B, H, T, head_dim)` by `angles` that broadcast to `(B, H, T, head_dim / 2)`."""
     cos, sin = angles
     first, second = x.chunk(2, dim=-1)
@@ -42,47 +66,57 @@ class Block(nn.Module):
         self.reduce = nn.Linear(4 * dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def project(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rotated queries `(B, H, T, h)`, rotated keys and values `(B, G, T, h)` of `(B, T, C)`."""
+    def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries `(B, H, T, h)`, not rotated yet, rotated keys and values `(B, G, T, h)` of `(B, T, C)`."""
         batch, frames, _ = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(batch, frames, self.heads + 2 * self.kv_heads, self.head_dim)
         q, key, value = qkv.transpose(1, 2).split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        return rotate(q, angles), rotate(key, angles), value
+        return q, rotate(key, angles), value
 
-    def attend(self, q: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """Attend with queries `(B, H, T, h)` to `(B, G, M, h)` under `mask` `(B, 1, T, M)`; `(B, T, C)`."""
-        batch, _, frames, _ = q.shape
-        if frames == 1:
-            # One query: the heads of a group take the place of time, so keys are read once per group.
-            grouped = q.reshape(batch, self.kv_heads, self.heads // self.kv_heads, self.head_dim)
-            mixed = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask)
-            return mixed.reshape(batch, 1, self.heads * self.head_dim)
-        repeat = self.heads // self.kv_heads
-        mixed = F.scaled_dot_product_attention(
-            q, key.repeat_interleave(repeat, dim=1), value.repeat_interleave(repeat, dim=1), attn_mask=mask
-        )
-        return mixed.transpose(1, 2).reshape(batch, frames, self.heads * self.head_dim)
+    def attend(
+        self, q: Tensor, key: Tensor, value: Tensor, bias: Tensor, angles: Angles, sinks: Sinks | None = None
+    ) -> Tensor:
+        """Attend with queries `(B, H, T, h)` to `(B, G, M, h)` under an additive `bias` `(..., T, M)`; `(B, T, C)`.
+
+        Sequences are short and their masks irregular: on a processor two products and a softmax are two to
+        three times as fast, forward and backward, as the fused kernel, which computes the masked blocks too.
+
+        Args:
+            q: As `project` returns them.
+            key: Rotated keys.
+            value: Values.
+            bias: 0 where a query may attend, -inf where not.
+            angles: Of the queries' own places.
+            sinks: Needed as soon as a query has left the first window.
+        """
+        batch, _, frames, width = q.shape
+        scores = self._group(rotate(q, angles)) @ key.transpose(-1, -2)
+        if sinks is not None:
+            far = self._group(rotate(q, sinks.angles))
+            for columns in sinks.columns:
+                scores[..., columns] = far @ key[:, :, columns].transpose(-1, -2)
+        scores = scores.view(batch, self.heads, frames, -1) + bias.to(scores.dtype)
+        weights = scores.softmax(-1).to(value.dtype).view(batch, self.kv_heads, -1, key.shape[2])
+        mixed = (weights @ value).view(batch, self.heads, frames, width)
+        return mixed.transpose(1, 2).reshape(batch, frames, self.heads * width)
+
+    def _group(self, q: Tensor) -> Tensor:
+        """Return scaled queries `(B, G, H / G * T, h)`: the heads of a group share their keys."""
+        batch, _, _, width = q.shape
+        return (q * width**-0.5).reshape(batch, self.kv_heads, -1, width)
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Add the attention result `mixed` and the MLP to the residual stream `x`, both `(B, T, C)`."""
         x = x + self.dropout(self.out(mixed))
         return x + self.dropout(self.reduce(F.gelu(self.expand(self.norm_mlp(x)))))
 
-    def attend_all(self, q: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        """Attend as `attend`, with an additive `bias` `(..., T, M)` and explicit products; `(B, T, C)`.
-
-        Whole sequences are short and their masks irregular: on a processor two products and a softmax are two to
-        three times as fast, forward and backward, as the fused kernel, which computes the masked blocks too.
-        """
-        batch, _, frames, width = q.shape
-        grouped = (q * width**-0.5).reshape(batch, self.kv_heads, -1, width)
-        scores = grouped @ key.transpose(-1, -2)
-        scores = scores.view(batch, self.heads, frames, -1) + bias.to(scores.dtype)
-        weights = scores.softmax(-1).to(value.dtype).view(batch, self.kv_heads, -1, key.shape[2])
-        mixed = (weights @ value).view(batch, self.heads, frames, width)
-        return mixed.transpose(1, 2).reshape(batch, frames, self.heads * width)
-
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], masks: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Angles,
+        masks: tuple[Tensor, Tensor],
+        sinks: tuple[Sinks, Sinks] | None = None,
+    ) -> Tensor:
         """Pass both streams at once: `(B, 2 T, C)`, the input stream first.
 
         Args:
@@ -90,9 +124,12 @@ class Block(nn.Module):
             angles: Of the `2 T` frame times.
             masks: Biases `(T, T)` of the input stream, which attends to itself alone, and `(B, 1, T, 2 T)` of the
                 output stream; 0 where it may attend, -inf where not.
+            sinks: Of the input and of the output stream; None while T fits into the window.
         """
         frames = x.shape[1] // 2
         q, key, value = self.project(x, angles)
-        heard = self.attend_all(q[:, :, :frames], key[:, :, :frames], value[:, :, :frames], masks[0])
-        played = self.attend_all(q[:, :, frames:], key, value, masks[1])
+        heard_sinks, played_sinks = sinks or (None, None)
+        first, second = ((cos, sin) for cos, sin in zip(*(part.split(frames) for part in angles), strict=True))
+        heard = self.attend(q[:, :, :frames], key[:, :, :frames], value[:, :, :frames], masks[0], first, heard_sinks)
+        played = self.attend(q[:, :, frames:], key, value, masks[1], second, played_sinks)
         return self.finish(x, torch.cat([heard, played], dim=1))

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jamgym.corpus import INSTRUMENTS
-from jamgym_agents.attention import Block, rotary_angles
+from jamgym.errors import ConfigError
+from jamgym_agents.attention import Block, Sinks, rotary_angles
 from jamgym_agents.lookahead import Lookahead, LookaheadHead
 from jamgym_agents.visibility import attention_masks, visible_frames
 
@@ -40,6 +41,9 @@ class DecoderConfig:
         depth_dim: Hidden width of the depth module.
         dropout: In pretraining; fine-tuning turns it off.
         lookahead_frames: Coming input frames that an auxiliary head predicts in pretraining; 0 builds no head.
+        window: Frames of either stream that a frame can look back on, itself included, so that memory and cost of
+            an endless stream are bounded; at most what training has shown. None reaches back to the start.
+        sinks: First frames of either stream that always stay in sight.
     """
 
     num_codebooks: int = 4
@@ -52,6 +56,16 @@ class DecoderConfig:
     depth_dim: int = 384
     dropout: float = 0.0
     lookahead_frames: int = 0
+    window: int | None = 250
+    sinks: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse a window that does not hold the sinks."""
+        if self.sinks < 0 or (self.window is not None and self.window <= self.sinks):
+            raise ConfigError(
+                f"window is {self.window} and sinks {self.sinks}; the window needs more frames than there are sinks, "
+                "and the sinks are at least 0. Use window=None to look back to the start."
+            )
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,11 @@ class AccompanimentDecoder(nn.Module):
         if config.lookahead_frames > 0:
             self.lookahead = LookaheadHead(config.dim, config.cardinality, config.lookahead_frames)
 
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.config.dim // self.config.heads
+
     def latents(self, codes: Tensor) -> Tensor:
         """Return per-level entries `(..., Q, D)` of codes `(..., Q)`."""
         return torch.stack([self.vectors[q][codes[..., q]] for q in range(self.config.num_codebooks)], dim=-2)
@@ -166,11 +185,16 @@ class AccompanimentDecoder(nn.Module):
         frames = input_codes.shape[1]
         played = self.embed_played(output_codes[:, :-1], instrument, history_hidden)
         x = torch.cat([self.embed_heard(input_codes), self.embed_start(instrument), played], dim=1)
-        positions = torch.arange(frames, device=x.device).repeat(2)
-        angles = rotary_angles(positions, self.config.dim // self.config.heads)
-        masks = attention_masks(visible_frames(frames, t_f, k))
+        positions = torch.arange(frames, device=x.device)
+        angles = rotary_angles(positions.repeat(2), self.head_dim)
+        window, count = self.config.window, self.config.sinks
+        masks = attention_masks(visible_frames(frames, t_f, k), window, count)
+        sinks = None
+        if window is not None and frames > window and count:
+            far = rotary_angles(positions.clamp_max(window - 1), self.head_dim)
+            sinks = Sinks(far, (slice(count),)), Sinks(far, (slice(count), slice(frames, frames + count)))
         for block in self.blocks:
-            x = block(x, angles, masks)
+            x = block(x, angles, masks, sinks)
         x = self.norm(x)
         return x[:, :frames], x[:, frames:]
 

@@ -1,7 +1,7 @@
 """Streaming inference: append what was heard, decode k frames, never recompute the past.
 
-The state is a typed object of keys and values per block and stream, resettable per row. Rows may be at
-different times. Streaming logits equal the teacher-forced ones of `AccompanimentDecoder.forward`.
+Rows may be at different times. Streaming logits equal the teacher-forced ones of `AccompanimentDecoder.forward`,
+also where the sliding window has dropped the beginning.
 """
 
 from __future__ import annotations
@@ -12,56 +12,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from jamgym_agents.attention import Block, rotary_angles
+from jamgym_agents.attention import Angles, Block, Sinks, rotary_angles
 from jamgym_agents.decoder import AccompanimentDecoder
+from jamgym_agents.kv_cache import HEARD, PLAYED, DecoderState, slot_frames, slots_of
 from jamgym_agents.sampling import Sampling, draw, transform
-
-#: Streams take turns in memory: slot 2 n + HEARD holds input frame n, slot 2 n + PLAYED output position n.
-HEARD, PLAYED = 0, 1
-
-
-@dataclass
-class DecoderState:
-    """Streaming state of B rows.
-
-    The two streams lie interleaved on one time axis, so that what a frame attends to is one prefix of
-    the cache and nothing is copied to put them together.
-
-    Attributes:
-        keys: `(L, B, G, 2 * capacity, h)` rotated keys per block.
-        values: The same for values.
-        heard: `(B,)` input frames per row.
-        played: `(B,)` output positions per row; position n carries frame n - 1.
-        instrument: `(B,)` class index per row.
-        last: `(B, Q)` codes of the last played frame.
-    """
-
-    keys: Tensor
-    values: Tensor
-    heard: Tensor
-    played: Tensor
-    instrument: Tensor
-    last: Tensor
-
-    def reset(self, rows: Tensor, instrument: Tensor) -> None:
-        """Start anew in the rows of mask `rows` `(B,)`; old entries are masked by count, so none is cleared."""
-        self.heard.masked_fill_(rows, 0)
-        self.played.masked_fill_(rows, 0)
-        self.instrument = torch.where(rows, instrument, self.instrument)
-
-    def grow(self, frames: int) -> None:
-        """Make room for `frames` frames per row, doubling so that growth is rare."""
-        missing = 2 * frames - self.keys.shape[3]
-        if missing > 0:
-            pad = (0, 0, 0, max(missing, self.keys.shape[3]))
-            self.keys = torch.nn.functional.pad(self.keys, pad)
-            self.values = torch.nn.functional.pad(self.values, pad)
-
-    def write(self, layer: int, keys: Tensor, values: Tensor, slots: Tensor) -> None:
-        """Store `(B, G, M, h)` at `slots` `(B, M)`."""
-        index = slots[:, None, :, None].expand_as(keys)
-        self.keys[layer].scatter_(2, index, keys)
-        self.values[layer].scatter_(2, index, values)
+from jamgym_agents.visibility import additive, in_reach
 
 
 @dataclass(frozen=True)
@@ -79,12 +34,41 @@ class Chunk:
     hidden: Tensor
 
 
+@dataclass(frozen=True)
+class _View:
+    """Where M new frames of a stream stand, what they may look at, and where their keys go.
+
+    Attributes:
+        angles: `(B, 1, M, h / 2)` of the frames' own places.
+        bias: `(B, 1, M, S)` of the S slots in `used`: 0 where a frame may look, -inf where not.
+        sinks: How they see the sinks, once the window has moved on.
+        used: Slots of the memory that they look at.
+        targets: `(B, M)` slots that their keys and values go to.
+    """
+
+    angles: Angles
+    bias: Tensor
+    sinks: Sinks | None
+    used: slice
+    targets: Tensor
+
+    def frame(self, index: int) -> _View:
+        """Return the view of one of the frames."""
+        part = slice(index, index + 1)
+
+        def only(angles: Angles) -> Angles:
+            return angles[0][:, :, part], angles[1][:, :, part]
+
+        sinks = self.sinks and Sinks(only(self.sinks.angles), self.sinks.columns)
+        return _View(only(self.angles), self.bias[:, :, part], sinks, self.used, self.targets[:, part])
+
+
 class StreamingDecoder:
     """Runs an `AccompanimentDecoder` as a stream; holds no weights of its own.
 
     Args:
         decoder: In eval mode.
-        capacity: Frames per row to make room for at first; grows when needed.
+        capacity: Frames per row to make room for at first; grows when needed, up to what the window holds.
     """
 
     def __init__(self, decoder: AccompanimentDecoder, capacity: int = 320) -> None:
@@ -93,16 +77,7 @@ class StreamingDecoder:
 
     def initial_state(self, batch: int) -> DecoderState:
         """Return the state of `batch` rows that have heard and played nothing."""
-        config, device = self.decoder.config, self.decoder.vectors.device
-        shape = (config.layers, batch, config.kv_heads, 2 * self.capacity, config.dim // config.heads)
-        return DecoderState(
-            keys=torch.zeros(shape, device=device),
-            values=torch.zeros(shape, device=device),
-            heard=torch.zeros(batch, dtype=torch.int64, device=device),
-            played=torch.zeros(batch, dtype=torch.int64, device=device),
-            instrument=torch.zeros(batch, dtype=torch.int64, device=device),
-            last=torch.zeros(batch, config.num_codebooks, dtype=torch.int64, device=device),
-        )
+        return DecoderState.empty(self.decoder.config, batch, self.capacity, self.decoder.vectors.device)
 
     @torch.no_grad()
     def hear(self, state: DecoderState, codes: Tensor, count: Tensor) -> None:
@@ -111,8 +86,8 @@ class StreamingDecoder:
         if newest == 0:
             return
         positions = state.heard.unsqueeze(1) + torch.arange(newest, device=codes.device)
-        state.grow(int(positions.max()) + 1)
-        self._run(self.decoder.embed_heard(codes[:, :newest]), positions, state, HEARD)
+        extent = state.make_room(newest, HEARD)
+        self._run(self.decoder.embed_heard(codes[:, :newest]), self._look(positions, state, HEARD, extent), state)
         # What lies beyond a row's count was written too; the count hides it until it is overwritten.
         state.heard += count
 
@@ -122,16 +97,19 @@ class StreamingDecoder:
     ) -> Chunk:
         """Decode the next k frames of every row from what was heard so far."""
         decoder, codebooks = self.decoder, self.decoder.config.num_codebooks
-        state.grow(max(int(state.played.max()) + k, int(state.heard.max())))
+        if k < 1:
+            raise ValueError(f"k is {k}; it must be at least 1")
+        extent = state.make_room(k, PLAYED)
+        positions = state.played.unsqueeze(1) + torch.arange(k, device=state.played.device)
+        view = self._look(positions, state, PLAYED, extent)
         codes, log_probs, first = [], [], None
-        for _ in range(k):
-            position = state.played.unsqueeze(1)
-            fresh = decoder.embed_start(state.instrument)
-            going = decoder.embed_played(state.last.unsqueeze(1), state.instrument)
-            x = torch.where((position == 0).unsqueeze(2), fresh, going)
-            hidden = decoder.norm(self._run(x, position, state, PLAYED))[:, 0]
+        for index in range(k):
+            x = decoder.embed_played(state.last.unsqueeze(1), state.instrument)
+            if index == 0:
+                start = (state.played == 0).view(-1, 1, 1)
+                x = torch.where(start, decoder.embed_start(state.instrument), x)
+            hidden = decoder.norm(self._run(x, view.frame(index), state))[:, 0]
             first = hidden if first is None else first
-            state.played += 1
             partial = hidden.new_zeros(len(hidden), decoder.config.latent_dim)
             frame, scores = [], []
             for q in range(codebooks):
@@ -143,8 +121,8 @@ class StreamingDecoder:
             state.last = torch.stack(frame, dim=1)
             codes.append(state.last)
             log_probs.append(torch.stack(scores, dim=1))
-        if first is None:
-            raise ValueError("k must be at least 1")
+        assert first is not None
+        state.played += k
         return Chunk(torch.stack(codes, 1), torch.stack(log_probs, 1), first)
 
     @torch.no_grad()
@@ -163,16 +141,16 @@ class StreamingDecoder:
         if longest == 0:
             return
         moved = count > 0
-        first = (state.played - emitted).clamp_min(0)
+        first = torch.where(moved, (state.played - emitted).clamp_min(0), state.played)
         newest = played.gather(1, (count - 1).clamp_min(0).view(-1, 1, 1).expand(-1, 1, played.shape[2]))[:, 0]
         state.last = torch.where(moved.unsqueeze(1), newest, state.last)
         state.played = torch.where(moved, first + count, state.played)
         if longest > 1:
             # What lies beyond a row's count is written too, and overwritten before anything attends to it.
             positions = first.unsqueeze(1) + torch.arange(1, longest, device=first.device)
-            state.grow(int(positions.max()) + 1)
+            extent = state.make_room(longest, PLAYED)
             x = self.decoder.embed_played(played[:, : longest - 1], state.instrument)
-            self._run(x, positions, state, PLAYED)
+            self._run(x, self._look(positions, state, PLAYED, extent), state)
 
     def cut(self, state: DecoderState, chunk: Chunk, size: Tensor) -> None:
         """Take back what `generate` decoded beyond the first `size` `(B,)` frames of `chunk`."""
@@ -180,29 +158,39 @@ class StreamingDecoder:
         state.played = state.played - (frames - size)
         state.last = chunk.codes.gather(1, (size - 1).view(-1, 1, 1).expand(-1, 1, chunk.codes.shape[2]))[:, 0]
 
-    def _run(self, x: Tensor, positions: Tensor, state: DecoderState, stream: int) -> Tensor:
-        """Pass new frames `(B, M, C)` of `stream` at `positions` `(B, M)` through all blocks, writing their keys.
+    def _look(self, positions: Tensor, state: DecoderState, stream: int, extent: int) -> _View:
+        """Return the view of new frames of `stream` at consecutive `positions` `(B, M)`.
 
         Input frames attend to input frames up to themselves; output frames to outputs up to themselves and
-        to everything heard.
+        to everything heard; both as far back as the window reaches. `extent` is what `make_room` returned.
         """
-        cos, sin = rotary_angles(positions, self.decoder.config.dim // self.decoder.config.heads)
-        angles = (cos.unsqueeze(1), sin.unsqueeze(1))
-        length = int(positions.max()) + 1
-        if stream == HEARD:
-            used, mask = slice(HEARD, 2 * length, 2), torch.arange(length, device=x.device) <= positions.unsqueeze(2)
-        else:
-            length = max(length, int(state.heard.max()))
-            causal = torch.arange(length, device=x.device) <= positions.unsqueeze(2)
-            heard = torch.arange(length, device=x.device) < state.heard.view(-1, 1, 1)
-            used = slice(0, 2 * length)
-            mask = torch.stack([heard.expand_as(causal), causal], dim=3).flatten(2)
-        mask = mask.unsqueeze(1)
-        slots = 2 * positions + stream
+        config, places = self.decoder.config, positions.unsqueeze(2)
+        # As if all M were written: those that are not yet are later than any frame that looks.
+        frames = slot_frames(positions[:, -1], extent, state.capacity, config.sinks)
+        allowed = (frames >= 0) & (frames <= places) & in_reach(frames, places, config.window, config.sinks)
+        used, slots = slice(HEARD, 2 * frames.shape[-1], 2), config.sinks
+        if stream == PLAYED:
+            frames = slot_frames(state.heard - 1, extent, state.capacity, config.sinks)
+            heard = (frames >= 0) & (frames < state.heard.view(-1, 1, 1))
+            heard = heard & in_reach(frames, places, config.window, config.sinks)
+            allowed = torch.stack([heard.expand_as(allowed), allowed], dim=3).flatten(2)
+            used, slots = slice(0, allowed.shape[2]), 2 * config.sinks
+        sinks = None
+        if config.window is not None and extent > config.window and slots:
+            sinks = Sinks(self._angles(positions.clamp_max(config.window - 1)), (slice(slots),))
+        targets = 2 * slots_of(positions, state.capacity, config.sinks) + stream
+        return _View(self._angles(positions), additive(allowed).unsqueeze(1), sinks, used, targets)
+
+    def _angles(self, positions: Tensor) -> Angles:
+        cos, sin = rotary_angles(positions, self.decoder.head_dim)
+        return cos.unsqueeze(1), sin.unsqueeze(1)
+
+    def _run(self, x: Tensor, view: _View, state: DecoderState) -> Tensor:
+        """Pass new frames `(B, M, C)` through all blocks, writing their keys; returns `(B, M, C)`."""
         for layer, module in enumerate(self.decoder.blocks):
             block = cast(Block, module)
-            q, key, value = block.project(x, angles)
-            state.write(layer, key, value, slots)
-            keys, values = state.keys[layer, :, :, used], state.values[layer, :, :, used]
-            x = block.finish(x, block.attend(q, keys, values, mask))
+            q, key, value = block.project(x, view.angles)
+            state.write(layer, key, value, view.targets)
+            keys, values = state.keys[layer, :, :, view.used], state.values[layer, :, :, view.used]
+            x = block.finish(x, block.attend(q, keys, values, view.bias, view.angles, view.sinks))
         return x

@@ -114,6 +114,8 @@ COMMANDS: tuple[Command, ...] = (
         (
             "jamgym evaluate --config configs/evaluate/default.yaml",
             "jamgym evaluate --corpus stems --corpus.path my_songs --seed 3",
+            "jamgym evaluate --config configs/evaluate/grid.yaml --checkpoints '[runs/a/decoder.safetensors]'",
+            "jamgym evaluate --grid.t_f '[-50, -25]' --grid.k '[1, 5]' --policies '[truth, decoder]' --out runs/grid",
         ),
     ),
     Command(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 
 from jamgym import AccompanimentVectorEnv
@@ -14,10 +17,13 @@ from jamgym_agents.ppo.sequence_ppo import SequencePPO
 TINY = DecoderConfig(latent_dim=8, dim=32, layers=2, heads=2, kv_heads=1, depth_dim=32, dropout=0.1)
 
 
-def tiny_decoder(seed: int = 0, sharpness: float = 4.0) -> AccompanimentDecoder:
-    """Return an untrained decoder whose heads and attention are loud enough that everything matters."""
+def tiny_decoder(seed: int = 0, sharpness: float = 4.0, **settings: Any) -> AccompanimentDecoder:
+    """Return an untrained decoder whose heads and attention are loud enough that everything matters.
+
+    `settings` replace those of `TINY`.
+    """
     torch.manual_seed(seed)
-    decoder = new_decoder(TINY, ToyCodec()).eval()
+    decoder = new_decoder(replace(TINY, **settings), ToyCodec()).eval()
     with torch.no_grad():
         for block in decoder.blocks:
             block.qkv.weight *= 3.0

@@ -1,8 +1,13 @@
+from unittest import mock
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jamgym_agents.sampling import Sampling, transform
 from jamgym_agents.streaming import StreamingDecoder
+from jamgym_agents.visibility import attention_masks
 
 from .helpers import tiny_decoder
 
@@ -13,14 +18,14 @@ def clip(low, high):
     return max(low, min(high, FRAMES))
 
 
-def play(decoder, heard, t_f, k, delays, sampling, late=0.0, seed=0):
+def play(decoder, heard, t_f, k, delays, sampling, late=0.0, seed=0, capacity=4):
     """Stream rows that begin `delays` calls later than the first; returns played codes and log-probabilities.
 
     With `late`, that share of the frames is replaced after it was emitted, and the stream is amended.
     """
     rows, generator = len(heard), torch.Generator().manual_seed(seed)
     chance = torch.Generator().manual_seed(seed + 1)
-    stream = StreamingDecoder(decoder, capacity=4)  # small, so that it has to grow
+    stream = StreamingDecoder(decoder, capacity)  # small, so that it has to grow
     state = stream.initial_state(rows)
     instrument = torch.arange(rows) % 5
     calls = -(-FRAMES // k)
@@ -79,6 +84,84 @@ def test_streaming_equals_teacher_forcing(t_f, k, late):
     assert difference.numel() == 0 or difference.max() < 1e-4
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    t_f=st.integers(-25, 25),
+    k=st.integers(1, 9),
+    window=st.one_of(st.none(), st.integers(3, 30)),
+    sinks=st.integers(0, 5),
+    delays=st.lists(st.integers(0, 4), min_size=1, max_size=4),
+    late=st.sampled_from([0.0, 0.3]),
+    capacity=st.integers(1, 40),
+    seed=st.integers(0, 2**20),
+)
+def test_streaming_equals_teacher_forcing_with_any_window(t_f, k, window, sinks, delays, late, capacity, seed):
+    decoder = tiny_decoder(window=window and max(window, sinks + 1), sinks=sinks)
+    heard = torch.randint(0, 16, (len(delays), FRAMES, 2), generator=torch.Generator().manual_seed(seed))
+    sampling = Sampling()
+    delays = [delay - min(delays) for delay in delays]
+    played, scores, whole, instrument = play(decoder, heard, t_f, k, delays, sampling, late, seed, capacity)
+    expected = teacher_forced(decoder, heard, played, instrument, t_f, k, sampling)
+    difference = (scores - expected).abs()[whole]
+    assert difference.numel() == 0 or difference.max() < 1e-4
+
+
+@pytest.mark.parametrize(("window", "sinks"), [(12, 0), (12, 3), (6, 2)])
+def test_frames_beyond_the_window_are_forgotten_and_sinks_are_not(window, sinks):
+    decoder = tiny_decoder(window=window, sinks=sinks, layers=1)
+    heard, played = torch.randint(0, 16, (2, 1, FRAMES, 2), generator=torch.Generator().manual_seed(1))
+    conditions = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+    before = decoder.trunk(heard, played, *conditions)[1]
+    for frame in range(FRAMES - 1):
+        other = heard.clone()
+        other[:, frame] = (other[:, frame] + 5) % 16
+        moved = (decoder.trunk(other, played, *conditions)[1] - before).abs().amax((0, 2)) > 1e-6
+        n = torch.arange(FRAMES)
+        assert torch.equal(moved, (n > frame) & ((n < frame + window) | (frame < sinks)))
+
+
+def test_memory_stays_flat_once_the_window_is_full():
+    decoder = tiny_decoder(window=8, sinks=2)
+    stream = StreamingDecoder(decoder, capacity=4)
+    state = stream.initial_state(2)
+    sizes = []
+    for _ in range(60):
+        stream.hear(state, torch.zeros(2, 3, 2, dtype=torch.int64), torch.tensor([3, 3]))
+        stream.generate(state, 3, Sampling())
+        sizes.append(state.capacity)
+    assert sizes[-1] == sizes[10] <= 2 + 8 + 3 + 2 * 3 and int(state.played[0]) == 180
+
+
+def test_a_row_that_hears_further_ahead_later_finds_its_window_again():
+    # The ring turns, then has to become longer: what it holds moves to other places.
+    decoder = tiny_decoder(window=8, sinks=2)
+    heard = torch.randint(0, 16, (2, 40, 2), generator=torch.Generator().manual_seed(3))
+    stream = StreamingDecoder(decoder, capacity=4)
+    state = stream.initial_state(2)
+    generator, counts = torch.Generator().manual_seed(0), [2, 2, 2, 2, 2, 2, 2, 2, [1] * 14, 2, 8]
+    codes, scores, visible, sizes = [], [], [], []
+    at = 0
+    for count in counts:
+        for part in count if isinstance(count, list) else [count]:
+            stream.hear(state, heard[:, at : at + part], torch.tensor([part, part]))
+            at += part
+        chunk = stream.generate(state, 2, Sampling(), generator)
+        codes.append(chunk.codes)
+        scores.append(chunk.log_probs)
+        visible += [at, at]
+        sizes.append(state.capacity)
+    assert sizes[8] > sizes[7]
+    played, length = torch.cat(codes, 1), heard.shape[1]
+    rest = length - len(visible)
+    masks = attention_masks(torch.tensor([visible + [at] * rest] * 2), 8, 2)
+    with mock.patch("jamgym_agents.decoder.attention_masks", lambda *_: masks):
+        zeros = torch.zeros(2, dtype=torch.int64)
+        padded = torch.nn.functional.pad(played, (0, 0, 0, rest))
+        hidden = decoder.trunk(heard, padded, zeros, zeros, zeros + 2)[1][:, : len(visible)]
+    expected = transform(decoder.depth_logits(hidden, played), Sampling()).gather(-1, played.unsqueeze(-1)).squeeze(-1)
+    assert (torch.cat(scores, 1) - expected).abs().max() < 1e-4
+
+
 def test_late_frames_are_seen_by_later_chunks():
     # The comparison above means something only if the history matters: it has to fail on the emitted codes.
     decoder = tiny_decoder()
@@ -90,8 +173,9 @@ def test_late_frames_are_seen_by_later_chunks():
     assert (scores - expected).abs()[whole].max() > 1e-2
 
 
-def test_an_amendment_that_changes_nothing_changes_nothing():
-    decoder = tiny_decoder()
+@pytest.mark.parametrize("window", [250, None])
+def test_an_amendment_that_changes_nothing_changes_nothing(window):
+    decoder = tiny_decoder(window=window)
     stream = StreamingDecoder(decoder)
     heard = torch.randint(0, 16, (2, 6, 2))
     logs = []
@@ -108,7 +192,21 @@ def test_an_amendment_that_changes_nothing_changes_nothing():
     assert torch.allclose(*logs, atol=1e-5)
 
 
+def test_an_amendment_leaves_rows_alone_of_which_nothing_was_decided():
+    decoder = tiny_decoder()
+    stream = StreamingDecoder(decoder)
+    logs = []
+    for amend in (False, True):
+        state = stream.initial_state(2)
+        generator = torch.Generator().manual_seed(0)
+        stream.generate(state, 4, Sampling(), generator)
+        if amend:
+            stream.amend(state, torch.full((2, 4, 2), 7), torch.tensor([4, 0]), torch.tensor([4, 4]))
+        logs.append(stream.generate(state, 4, Sampling(), generator).log_probs)
+    assert torch.equal(logs[0][1], logs[1][1]) and not torch.allclose(logs[0][0], logs[1][0])
+
+
 def test_generating_nothing_is_an_error():
     stream = StreamingDecoder(tiny_decoder())
-    with pytest.raises(ValueError, match="k must be"):
+    with pytest.raises(ValueError, match="k is 0"):
         stream.generate(stream.initial_state(1), 0, Sampling())

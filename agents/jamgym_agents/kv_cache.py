@@ -1,0 +1,140 @@
+"""The streaming decoder's memory: keys and values of the sinks and of a ring of the newest frames.
+
+The two streams lie interleaved on one time axis, slot 2 c + stream, so that what a frame attends to is one
+slice of the cache and nothing is copied to put them together. The first frames, the sinks, keep their place;
+every later frame n takes the place S + (n - S) mod R of a ring of R frames, long enough that nothing is
+overwritten that the window still reaches. Until the ring is full, frame n lies in slot n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jamgym_agents.decoder import DecoderConfig
+
+HEARD, PLAYED = 0, 1
+
+
+def slots_of(frames: Tensor, capacity: int, sinks: int) -> Tensor:
+    """Return the slots of `frames`, of any shape, in a memory of `capacity` slots per stream."""
+    return torch.where(frames < sinks, frames, sinks + (frames - sinks) % (capacity - sinks))
+
+
+def slot_frames(newest: Tensor, extent: int, capacity: int, sinks: int) -> Tensor:
+    """Return the frame `(B, 1, M)` that each used slot holds; a negative number where there is none yet.
+
+    Args:
+        newest: `(B,)` last frame that was written.
+        extent: Frames that the longest row will have; at most as many slots are used.
+        capacity: Slots per stream.
+        sinks: First frames, which keep their place.
+    """
+    slot = torch.arange(min(extent, capacity), device=newest.device)
+    if extent <= capacity:
+        return slot.view(1, 1, -1)
+    last = newest.view(-1, 1)
+    frames = last - (last - slot) % (capacity - sinks)
+    # The ring's arithmetic would call a slot that nothing was written to a frame before the ring.
+    frames = torch.where(frames < sinks, -1, frames)
+    return torch.where(slot < sinks, slot, frames).unsqueeze(1)
+
+
+@dataclass
+class DecoderState:
+    """Streaming state of B rows.
+
+    Attributes:
+        keys: `(L, B, G, 2 * capacity, h)` rotated keys per block.
+        values: The same for values.
+        heard: `(B,)` input frames per row.
+        played: `(B,)` output positions per row; position n carries frame n - 1.
+        instrument: `(B,)` class index per row.
+        last: `(B, Q)` codes of the last played frame.
+        window: Frames that a frame can look back on; None keeps everything.
+        sinks: First frames of either stream that are kept.
+        longest: Most frames that were written at once so far.
+    """
+
+    keys: Tensor
+    values: Tensor
+    heard: Tensor
+    played: Tensor
+    instrument: Tensor
+    last: Tensor
+    window: int | None
+    sinks: int
+    longest: int = 0
+
+    @classmethod
+    def empty(cls, config: DecoderConfig, batch: int, capacity: int, device: torch.device) -> DecoderState:
+        """Return the state of `batch` rows that have heard and played nothing."""
+        capacity = max(capacity, config.sinks + 1)
+        shape = (config.layers, batch, config.kv_heads, 2 * capacity, config.dim // config.heads)
+        return cls(
+            keys=torch.zeros(shape, device=device),
+            values=torch.zeros(shape, device=device),
+            heard=torch.zeros(batch, dtype=torch.int64, device=device),
+            played=torch.zeros(batch, dtype=torch.int64, device=device),
+            instrument=torch.zeros(batch, dtype=torch.int64, device=device),
+            last=torch.zeros(batch, config.num_codebooks, dtype=torch.int64, device=device),
+            window=config.window,
+            sinks=config.sinks,
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Slots per row and stream."""
+        return self.keys.shape[3] // 2
+
+    def reset(self, rows: Tensor, instrument: Tensor) -> None:
+        """Start anew in the rows of mask `rows` `(B,)`; old entries are masked by count, so none is cleared."""
+        self.heard.masked_fill_(rows, 0)
+        self.played.masked_fill_(rows, 0)
+        self.instrument = torch.where(rows, instrument, self.instrument)
+
+    def make_room(self, count: int, stream: int) -> int:
+        """Make room for `count` more frames of `stream` in every row; grows rarely, and no further than the window.
+
+        Returns:
+            Frames that the longest row will have then. More than `capacity` says that the ring is turning.
+        """
+        # Input that was heard ahead of the output is kept beside the window; the only look at the device per call.
+        ahead = (self.heard - self.played).clamp_min(0)
+        heard, played, lead = torch.stack([self.heard.max(), self.played.max(), ahead.max()]).tolist()
+        written = max(heard, played)
+        extent = max(heard + count, played) if stream == HEARD else max(heard, played + count)
+        self.longest = max(self.longest, count)
+        # Twice the longest write: frames beyond a row's count are written too, and amended ones once more.
+        limit = extent if self.window is None else self.sinks + self.window + lead + 2 * self.longest
+        if min(extent, limit) > self.capacity:
+            spare = 2 * self.capacity
+            self._grow(
+                max(extent, spare) if self.window is None else max(min(extent, limit), min(spare, limit)), written
+            )
+        return extent
+
+    def _grow(self, capacity: int, written: int) -> None:
+        """Enlarge the memory to `capacity`; `written` is the most frames that any row holds."""
+        old = self.capacity
+        keys, values = (
+            torch.nn.functional.pad(part, (0, 0, 0, 2 * (capacity - old))) for part in (self.keys, self.values)
+        )
+        if written > old:
+            # The ring has turned, and in a longer ring the same frames have other places.
+            for stream, count in ((HEARD, self.heard), (PLAYED, self.played)):
+                frames = slot_frames(count - 1, written, capacity, self.sinks)[:, 0].expand(len(count), -1)
+                source = 2 * slots_of(frames.clamp_min(0), old, self.sinks) + stream
+                index = source[None, :, None, :, None].expand(*keys.shape[:3], -1, keys.shape[4])
+                slots = slice(stream, 2 * frames.shape[1], 2)
+                keys[:, :, :, slots] = self.keys.gather(3, index)
+                values[:, :, :, slots] = self.values.gather(3, index)
+        self.keys, self.values = keys, values
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+        """Store `(B, G, M, h)` at `slots` `(B, M)`."""
+        index = slots[:, None, :, None].expand_as(keys)
+        self.keys[layer].scatter_(2, index, keys)
+        self.values[layer].scatter_(2, index, values)
