@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from jamgym.codec import Codec
 from jamgym.corpus import Corpus, Split
@@ -23,6 +22,7 @@ from jamgym.errors import ConfigError, JamgymError
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.distributed import Workers, join_workers
 from jamgym_agents.input_use import validate
+from jamgym_agents.learner import Learner
 from jamgym_agents.live_sample import live_mix
 from jamgym_agents.pretraining_batch import StepInputs, draw_step, dropout_seed
 from jamgym_agents.pretraining_losses import count_entries, losses, weighted_sum
@@ -71,7 +71,7 @@ class PretrainConfig:
         validation_k: Chunk sizes that are validated.
         checkpoint_minutes: Minutes between checkpoints.
         seed: Seed of weights, batches, dropout and (t_f, k).
-        init_from: A decoder checkpoint to start from; None starts from random weights.
+        init_from: A decoder checkpoint to start from, with its architecture; None starts from random weights.
         architecture: The network; sizes that belong to the codec are taken from the codec.
     """
 
@@ -138,71 +138,6 @@ def learning_rate(step: int, config: PretrainConfig) -> float:
     return config.learning_rate * rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
 
 
-def _parameter_groups(decoder: AccompanimentDecoder, decay: float) -> list[dict[str, Any]]:
-    matrices = [p for p in decoder.parameters() if p.dim() >= 2]
-    vectors = [p for p in decoder.parameters() if p.dim() < 2]
-    return [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
-@dataclass
-class Learner:
-    """What training changes, and what a checkpoint therefore holds.
-
-    Attributes:
-        decoder: The network that is trained.
-        optimizer: Over its parameters.
-        average: Moving average of its weights, if there is one.
-    """
-
-    decoder: AccompanimentDecoder
-    optimizer: torch.optim.Optimizer
-    average: AveragedModel | None
-
-    @classmethod
-    def create(cls, decoder: AccompanimentDecoder, config: PretrainConfig) -> Learner:
-        """Return the learner of `decoder` before its first step."""
-        groups = _parameter_groups(decoder, config.weight_decay)
-        average = None
-        if config.ema_decay > 0:
-            average = AveragedModel(decoder, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-        return cls(decoder.train(), torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98)), average)
-
-    @property
-    def result(self) -> AccompanimentDecoder:
-        """The network to validate and to keep: the average, or the trained one if there is none."""
-        return self.decoder if self.average is None else cast(AccompanimentDecoder, self.average.module)
-
-    def step(self, rate: float) -> float:
-        """Follow the gradients that were gathered; return their norm, before clipping to 1.
-
-        Does nothing if the norm is not finite.
-        """
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        norm = float(nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0))
-        if math.isfinite(norm):
-            self.optimizer.step()
-            if self.average is not None:
-                self.average.update_parameters(self.decoder)
-        return norm
-
-    def state(self, step: int) -> dict[str, Any]:
-        """Return all that is needed to go on after `step` steps."""
-        state = {"decoder": self.decoder.state_dict(), "optimizer": self.optimizer.state_dict(), "step": step}
-        return state if self.average is None else {**state, "average": self.average.state_dict()}
-
-    def restore(self, state: dict[str, Any]) -> int:
-        """Take over a `state`; return its number of steps."""
-        self.decoder.load_state_dict(state["decoder"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            if "average" in state:
-                self.average.load_state_dict(state["average"])
-            else:  # The run had none so far: it starts here.
-                self.average.module.load_state_dict(state["decoder"])
-        return int(state["step"])
-
-
 def gather_gradients(
     model: nn.Module, decoder: AccompanimentDecoder, inputs: StepInputs, config: PretrainConfig, workers: Workers
 ) -> dict[str, Tensor]:
@@ -253,6 +188,24 @@ def pretrain(config: PretrainConfig, run: Run) -> dict[str, float]:
         return _pretrain(config, run, workers)
 
 
+def check_same_architecture(path: str, found: DecoderConfig, wanted: DecoderConfig) -> None:
+    """Refuse an architecture that the network at `path` does not have; the default asks for nothing.
+
+    Raises:
+        ConfigError: A setting other than the codec's sizes differs.
+    """
+    if wanted == DecoderConfig():
+        return
+    own = {"num_codebooks", "cardinality", "latent_dim"}
+    pairs = {key: (getattr(found, key), value) for key, value in asdict(wanted).items() if key not in own}
+    if differing := {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}:
+        text = ", ".join(f"{key} {there} where architecture says {asked}" for key, (there, asked) in differing.items())
+        raise ConfigError(
+            f"init_from {path} has {text}. Training goes on with the network that is there: leave architecture out, "
+            "or start from random weights with init_from: null."
+        )
+
+
 def _pretrain(config: PretrainConfig, run: Run, workers: Workers) -> dict[str, float]:
     from jamgym import registry
     from jamgym.checkpoint import load_state, save_state
@@ -266,9 +219,10 @@ def _pretrain(config: PretrainConfig, run: Run, workers: Workers) -> dict[str, f
         decoder = new_decoder(config.architecture, codec)
     else:
         decoder = load_decoder(config.init_from, codec)
+        check_same_architecture(config.init_from, decoder.config, config.architecture)
     data = _load_data(config, corpus, codec, run, workers)
     held_out = data["validation"].batch(np.random.default_rng(config.seed), 128, config.frames)
-    learner = Learner.create(decoder.to(workers.device), config)
+    learner = Learner.create(decoder.to(workers.device), config.weight_decay, config.ema_decay)
     path, first = run.folder / "checkpoint.safetensors", 0
     identity = {"kind": "pretrain", "codec": codec.version}
     if path.exists():

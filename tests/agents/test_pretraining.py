@@ -15,8 +15,9 @@ from jamgym.run import Run
 from jamgym.testing import ToyCodec
 from jamgym_agents import pretraining, pretraining_batch, pretraining_losses
 from jamgym_agents.checkpoint import load_decoder
-from jamgym_agents.decoder import AccompanimentDecoder
-from jamgym_agents.pretraining import Learner, PretrainConfig, learning_rate, pretrain
+from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
+from jamgym_agents.learner import Learner
+from jamgym_agents.pretraining import PretrainConfig, check_same_architecture, learning_rate, pretrain
 from jamgym_agents.pretraining_batch import hidden_spans
 
 from .helpers import TINY, tiny_decoder
@@ -209,8 +210,15 @@ def test_shipped_settings_are_valid_and_say_how_large_their_network_is(path):
 
 
 def test_an_average_may_start_in_the_middle_of_a_run():
-    before = Learner.create(tiny_decoder(0), CONFIG)
-    after = Learner.create(tiny_decoder(1), replace(CONFIG, ema_decay=0.9))
+    before = Learner.create(tiny_decoder(0), 0.05, 0.0)
+    after = Learner.create(tiny_decoder(1), 0.05, 0.9)
     assert after.restore(before.state(7)) == 7
     for name, value in before.decoder.state_dict().items():
         assert torch.equal(after.result.state_dict()[name], value)
+
+
+def test_another_architecture_than_that_of_init_from_is_refused():
+    check_same_architecture("a", replace(TINY, window=None), DecoderConfig())
+    check_same_architecture("a", replace(TINY, cardinality=16), replace(TINY, cardinality=1024))
+    with pytest.raises(ConfigError, match="layers 2 where architecture says 3, lookahead_frames 0 where"):
+        check_same_architecture("a", TINY, replace(TINY, layers=3, lookahead_frames=5))
