@@ -192,7 +192,9 @@ class AccompanimentDecoder(nn.Module):
         sinks = None
         if window is not None and frames > window and count:
             far = rotary_angles(positions.clamp_max(window - 1), self.head_dim)
-            sinks = Sinks(far, (slice(count),)), Sinks(far, (slice(count), slice(frames, frames + count)))
+            own = rotary_angles(positions, self.head_dim)
+            first, second = slice(count), slice(frames, frames + count)
+            sinks = Sinks.of(own, far, first), Sinks.of(own, far, first, second)
         for block in self.blocks:
             x = block(x, angles, masks, sinks)
         x = self.norm(x)

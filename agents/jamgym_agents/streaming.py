@@ -54,7 +54,8 @@ class _View:
 
     def frame(self, index: int) -> _View:
         """Return the view of one of the frames."""
-        part = slice(index, index + 1)
+        # Every M-th: sinks have two places for each frame.
+        part = slice(index, None, self.targets.shape[1])
 
         def only(angles: Angles) -> Angles:
             return angles[0][:, :, part], angles[1][:, :, part]
@@ -71,7 +72,7 @@ class StreamingDecoder:
         capacity: Frames per row to make room for at first; grows when needed, up to what the window holds.
     """
 
-    def __init__(self, decoder: AccompanimentDecoder, capacity: int = 320) -> None:
+    def __init__(self, decoder: AccompanimentDecoder, capacity: int = 64) -> None:
         self.decoder = decoder
         self.capacity = capacity
 
@@ -175,11 +176,11 @@ class StreamingDecoder:
             heard = heard & in_reach(frames, places, config.window, config.sinks)
             allowed = torch.stack([heard.expand_as(allowed), allowed], dim=3).flatten(2)
             used, slots = slice(0, allowed.shape[2]), 2 * config.sinks
-        sinks = None
+        angles, sinks = self._angles(positions), None
         if config.window is not None and extent > config.window and slots:
-            sinks = Sinks(self._angles(positions.clamp_max(config.window - 1)), (slice(slots),))
+            sinks = Sinks.of(angles, self._angles(positions.clamp_max(config.window - 1)), slice(slots))
         targets = 2 * slots_of(positions, state.capacity, config.sinks) + stream
-        return _View(self._angles(positions), additive(allowed).unsqueeze(1), sinks, used, targets)
+        return _View(angles, additive(allowed).unsqueeze(1), sinks, used, targets)
 
     def _angles(self, positions: Tensor) -> Angles:
         cos, sin = rotary_angles(positions, self.decoder.head_dim)
