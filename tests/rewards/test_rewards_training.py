@@ -11,9 +11,10 @@ from jamgym.run import Run
 from jamgym_rewards.coherence import CoherenceReward
 from jamgym_rewards.features import SAMPLE_RATE, Analysis, FeatureSpec, Prepared, cut, prepare
 from jamgym_rewards.judge import JudgeReward
+from jamgym_rewards.losses import contrastive_loss
 from jamgym_rewards.negatives import KINDS, draw_batch, make_feature_pair, render_pair, shifted_start, window
 from jamgym_rewards.towers import TwoTowers, halve
-from jamgym_rewards.training import CoherenceTrainingConfig, build_pool, contrastive_loss, train_coherence
+from jamgym_rewards.training import CoherenceTrainingConfig, build_pool, train_coherence
 from jamgym_rewards.validation import auc, auc_figures
 
 
