@@ -25,6 +25,7 @@ from jamgym.playback import Backlog, LatePolicy, Salvage
 from jamgym.policy import Policy
 from jamgym.registry import codecs, corpora, policies, rewards
 from jamgym.reward import RewardModel
+from jamgym.reward_learning import freeze
 from jamgym.vector_env import AccompanimentVectorEnv
 
 if TYPE_CHECKING:
@@ -135,8 +136,7 @@ def evaluate(config: EvaluationConfig, run: Run) -> dict[str, float]:
     make_env()  # Impossible timing is refused before the songs are encoded.
     metrics: list[RewardModel] = [create_from_spec(rewards, spec) for spec in config.metrics]
     for metric in metrics:
-        if hasattr(metric, "normalising"):
-            metric.normalising = False  # running statistics are for training; a measure has none
+        freeze(metric)  # what learns or counts is for training; a measure stays the same
     players = make_policies(config, codec, source)
     comparison = compare(
         players,
