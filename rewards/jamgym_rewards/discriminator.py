@@ -78,7 +78,7 @@ class DiscriminatorLearning:
     batch: int = 32
     learning_rate: float = 5e-4
     weight_decay: float = 0.01
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     max_grad_norm: float = 1.0
     replay: int = 0
 
