@@ -139,9 +139,20 @@ def test_an_update_that_explodes_leaves_it_as_it_was():
 
 def test_neither_making_nor_learning_touches_the_global_stream_of_numbers():
     state = torch.get_rng_state()
-    short().learn(rollout(), ToyCodec(), np.random.default_rng(0))
+    first, second = short(), short()
+    figures = first.learn(rollout(), ToyCodec(), np.random.default_rng(0))
     assert torch.equal(torch.get_rng_state(), state)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(12345)  # dropout does not come from there
+        assert second.learn(rollout(), ToyCodec(), np.random.default_rng(0)) == figures
+    assert same(second.state(), first.state())
     assert AdversarialReward(seed=1).version != AdversarialReward().version == AdversarialReward().version
+
+
+def test_a_frozen_one_does_not_learn_when_asked_directly():
+    reward = short(learns=False)
+    before = reward.state()
+    assert reward.learn(rollout(), ToyCodec(), np.random.default_rng(0)) == {} and same(reward.state(), before)
 
 
 def test_replayed_windows_are_kept_and_survive():
