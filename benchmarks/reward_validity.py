@@ -39,6 +39,7 @@ Scores = NDArray[np.float64]
 DEFAULT = (
     "coherence",
     "judge",
+    "discriminative",
     "harmony",
     "beat_audio",
     "silence",

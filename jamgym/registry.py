@@ -84,6 +84,8 @@ rewards = Registry(
     {
         "coherence": "jamgym_rewards.coherence:CoherenceReward",
         "judge": "jamgym_rewards.judge:JudgeReward",
+        "discriminative": "jamgym_rewards.discriminative:DiscriminativeReward",
+        "adversarial": "jamgym_rewards.adversarial:AdversarialReward",
         "note_in_chord": "jamgym_rewards.note_in_chord:NoteInChordReward",
         "beat": "jamgym_rewards.beat:BeatReward",
         "beat_audio": "jamgym_rewards.beat_audio:BeatAudioReward",

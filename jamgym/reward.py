@@ -3,18 +3,25 @@
 A window ends every `hop_seconds`. The reward of a chunk is the sum of the scores of the windows that
 end inside it, divided by the number of windows of the episode, so that the rewards of an episode sum
 to its score: the mean over its windows.
+
+A reward may learn while an agent trains on it: see `LearningReward`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jamgym.corpus import Truth
 from jamgym.errors import RewardError
+
+if TYPE_CHECKING:
+    from jamgym.codec import Codec
+    from jamgym.record import EpisodeRecord
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,43 @@ class RewardModel(Protocol):
 
     def score(self, windows: Windows) -> NDArray[np.float32]:
         """Return `(N,)` scores; every one finite, also for silence and noise."""
+        ...
+
+
+@runtime_checkable
+class LearningReward(RewardModel, Protocol):
+    """A reward model that also learns from what was played, such as a discriminator.
+
+    A trainer calls `learn` once after every rollout, with the episodes that `score` has just rewarded, and decides
+    nothing else: when to update is up to the reward. `score` itself must not learn, so that a rollout is scored by
+    one judge and one that is played again gets the same rewards. A reward that only keeps statistics may have
+    `state` and `load_state` alone. Use `jamgym.reward_learning` to call any of this on any reward.
+
+    Attributes:
+        learns: Whether `learn` may change the reward; set it to False to measure.
+    """
+
+    learns: bool
+
+    def learn(self, records: Sequence[EpisodeRecord], codec: Codec, rng: np.random.Generator) -> Mapping[str, float]:
+        """Learn from a rollout and return figures to log.
+
+        Args:
+            records: Its finished episodes, with their audio.
+            codec: What decoded them.
+            rng: The only source of chance, seeded by the rollout's number.
+
+        Raises:
+            RewardError: An update is not finite; the reward is left as it was.
+        """
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of everything that `learn` changes, as `jamgym.checkpoint.save_state` takes it."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on, bit for bit, from what `state` returned."""
         ...
 
 

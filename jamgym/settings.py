@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from jamgym.actions import ACTION_MODES
 from jamgym.codec import Codec
 from jamgym.conditions import Conditions
+from jamgym.config import create_from_spec
 from jamgym.corpus import INSTRUMENTS, SPLITS, Corpus
 from jamgym.episode import EpisodeSource
 from jamgym.errors import ConfigError, nearest, unknown_name_message
@@ -116,24 +116,15 @@ def make_component(registry: Registry, spec: Any) -> Any:
 
     Raises:
         UnknownNameError: No such name.
-        ConfigError: The mapping has no name, or an argument that the class does not take.
+        ConfigError: The mapping has no name, or an argument that the class does not take or not of this type.
     """
     if isinstance(spec, str):
         return registry.create(spec)
     if not isinstance(spec, Mapping):
         return spec
-    arguments = dict(spec)
-    name = arguments.pop("name", None)
-    if not isinstance(name, str):
+    if not isinstance(spec.get("name"), str):
         raise ConfigError(f"The {registry.kind} setting {dict(spec)!r} has no 'name'. Known: {registry.names()}.")
-    factory = registry.resolve(name)
-    parameters = inspect.signature(factory).parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        known = [p.name for p in parameters]
-        for key in arguments:
-            if key not in known:
-                raise ConfigError(unknown_name_message(f"argument of {registry.kind} {name!r}", key, known))
-    return factory(**arguments)
+    return create_from_spec(registry, dict(spec))
 
 
 def make_source(settings: EnvSettings) -> EpisodeSource:

@@ -16,6 +16,7 @@ import numpy as np
 from jamgym.codec import Codec
 from jamgym.corpus import INSTRUMENTS, SPLITS, Corpus
 from jamgym.errors import CorpusError
+from jamgym.learning_conformance import LearningRewardConformance
 from jamgym.policy import Policy
 from jamgym.reward import RewardModel, Windows
 from jamgym.scoring import check_reward
@@ -25,6 +26,7 @@ from jamgym.vector_env import AccompanimentVectorEnv
 __all__ = [
     "CodecConformance",
     "CorpusConformance",
+    "LearningRewardConformance",
     "PolicyConformance",
     "RewardConformance",
     "ToyCodec",

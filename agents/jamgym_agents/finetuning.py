@@ -1,8 +1,8 @@
 """Fine-tuning a pretrained decoder with sequence PPO: one program from environment to checkpoint.
 
-Saved after every so many rollouts, atomically and without pickle: actor, critic, optimizer, random
-states of policy and minibatches, and the KL controller. Songs and latencies of a rollout are seeded by
-its number, so a resumed run meets the same ones and ends with the same figures.
+Saved after every so many rollouts, atomically and without pickle: actor, critic, optimizer, random states of policy
+and minibatches, the KL controller, and whatever the reward has learned. Songs and latencies of a rollout are seeded
+by its number, so a resumed run meets the same ones and ends with the same figures.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from jamgym.errors import ConfigError
 from jamgym.playback import ON_TIME, LatePolicy
 from jamgym.registry import rewards
+from jamgym.reward import RewardModel
+from jamgym.reward_learning import learn_from, load_reward_state, reward_state
 from jamgym.wrappers.pause_clock import PauseClock
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
 from jamgym_agents.sampling import Sampling
@@ -156,7 +158,7 @@ class RolloutCallback(BaseCallback):
         self._config, self._run, self._save, self._progress = config, run, save, progress
         self._started = time.monotonic()
         self.scores: list[float] = []
-        #: Running statistics of a normalising mixture after the last whole rollout; a cut one does not count.
+        #: What the reward has learned and counted after the last whole rollout; a cut one does not count.
         self.reward_state: dict[str, Any] | None = None
 
     @property
@@ -177,12 +179,16 @@ class RolloutCallback(BaseCallback):
         for name in records[0].components:
             mean = float(np.mean([record.components[name] for record in records]))
             self.logger.record(f"rollout/reward/{name}", mean)
-        self.reward_state = reward_state(self.training_env)
+        reward, codec = reward_of(self.training_env), self.training_env.get_attr("codec")[0]
+        # It has scored this rollout; what it learns from it counts from the next one on.
+        figures = learn_from(reward, records, codec, np.random.default_rng(streams(model, config.seed)[3]))
+        for name, value in figures.items():
+            self.logger.record(f"reward/{name}", value)
+        self.reward_state = reward_state(reward)
         self._progress.advance(1, score=self.scores[-1])
         if config.audio_every and model.rollouts % config.audio_every == 0 and records[0].played_audio is not None:
             mix = records[0].episode.heard + records[0].played_audio
-            rate = self.training_env.get_attr("codec")[0].sample_rate
-            self._run.add_audio(model.rollouts, "mix", mix, rate)
+            self._run.add_audio(model.rollouts, "mix", mix, codec.sample_rate)
 
     def _on_step(self) -> bool:
         minutes = (time.monotonic() - self._started) / 60
@@ -193,8 +199,7 @@ class RolloutCallback(BaseCallback):
 
 def reseed(model: SequencePPO, seed: int) -> None:
     """Give songs, latencies, sampling and minibatch order the seed of the coming rollout."""
-    rollout = np.random.SeedSequence([seed, model.rollouts])
-    songs, sampling, order = (int(child.generate_state(1)[0]) for child in rollout.spawn(3))
+    songs, sampling, order = (int(child.generate_state(1)[0]) for child in streams(model, seed)[:3])
     if model.env is None:
         raise ConfigError("The model has no environment.")
     model.env.seed(songs % 2**31)
@@ -203,10 +208,14 @@ def reseed(model: SequencePPO, seed: int) -> None:
     model.batch_generator.manual_seed(order)
 
 
-def reward_state(env: Any) -> dict[str, Any] | None:
-    """Return the running statistics of the reward of `env`, or None if it keeps none."""
-    scorer = env.get_attr("simulation")[0].scorer
-    return scorer.reward.state() if getattr(getattr(scorer, "reward", None), "normalising", False) else None
+def streams(model: SequencePPO, seed: int) -> list[np.random.SeedSequence]:
+    """Return the seeds of the coming or current rollout: songs, sampling, minibatches and the reward's learning."""
+    return np.random.SeedSequence([seed, model.rollouts]).spawn(4)
+
+
+def reward_of(env: Any) -> RewardModel | None:
+    """Return the reward model of `env`, or None if it has none."""
+    return getattr(env.get_attr("simulation")[0].scorer, "reward", None)
 
 
 def make_env(config: FinetuneConfig) -> Any:
@@ -278,8 +287,7 @@ def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
         model.rollouts, model.num_timesteps = int(state["rollouts"]), int(state["num_timesteps"])
         model.kl_scale = float(state["kl_scale"])
         scores = [float(score) for score in state["scores"]]
-        if state.get("reward") is not None:
-            env.get_attr("simulation")[0].scorer.reward.load_state(state["reward"])
+        load_reward_state(reward_of(env), state.get("reward"))
         run.truncate(model.rollouts)
 
     def save() -> None:
@@ -301,7 +309,7 @@ def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
 
     with run.progress(config.rollouts, "finetune", done=model.rollouts) as progress:
         callback = RolloutCallback(config, run, save, progress)
-        callback.scores, callback.reward_state = scores, reward_state(env)
+        callback.scores, callback.reward_state = scores, reward_state(reward_of(env))
         model.set_logger(Logger(None, [_RunWriter(run, model)]))
         left = (config.rollouts - model.rollouts) * model.n_steps * config.envs
         if left > 0:

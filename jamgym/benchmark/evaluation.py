@@ -25,6 +25,7 @@ from jamgym.playback import Backlog, LatePolicy, Salvage
 from jamgym.policy import Policy
 from jamgym.registry import codecs, corpora, policies, rewards
 from jamgym.reward import RewardModel
+from jamgym.reward_learning import freeze
 from jamgym.vector_env import AccompanimentVectorEnv
 
 if TYPE_CHECKING:
@@ -189,8 +190,7 @@ def make_metrics(config: EvaluationConfig) -> list[RewardModel]:
     """Return the reward models, as measures."""
     metrics: list[RewardModel] = [create_from_spec(rewards, spec) for spec in config.metrics]
     for metric in metrics:
-        if hasattr(metric, "normalising"):
-            metric.normalising = False  # running statistics are for training; a measure has none
+        freeze(metric)  # what learns or counts is for training; a measure stays the same
     return metrics
 
 

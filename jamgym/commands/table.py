@@ -74,12 +74,13 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "train-coherence",
-        "Train the reward `coherence`, or the held-out `judge`.",
+        "Train the reward `coherence`, `discriminative` or the held-out `judge`.",
         "jamgym_rewards.training:CoherenceTrainingConfig",
         "jamgym_rewards.training:train_coherence",
         (
             "jamgym train-coherence --config configs/train-coherence/coherence.yaml",
             "jamgym train-coherence --config configs/train-coherence/judge.yaml --seed 7",
+            "jamgym train-coherence --model discriminative --max_minutes 12",
         ),
     ),
     Command(

@@ -1,4 +1,4 @@
-"""What the two learned rewards share: weights, features, calibration, gates and batching."""
+"""What the learned rewards share: weights, features, calibration, gates and batching."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from jamgym.checkpoint import load_tensors, save_tensors
 from jamgym.errors import CheckpointError, RewardError
 from jamgym.reward import Windows
 from jamgym_rewards.features import SAMPLE_RATE, Analysis, FeatureSpec, cut, prepare
-from jamgym_rewards.gating import GateSettings, gated, openness
+from jamgym_rewards.gating import FLOOR, GateSettings, gated, openness
 
 #: Bumped whenever the same weights may give another score.
 SCORING_VERSION = "1"
@@ -64,6 +64,10 @@ class LearnedReward:
     causal = True
     range = (-1.0, 1.5)
     needs: frozenset[str] = frozenset()
+    #: Score of a closed gate.
+    floor = FLOOR
+    #: What a calibrated score is; told on the card of the weights.
+    convention = "output of the network x, as (x - random) / (truth - random), clipped to the range"
 
     def __init__(
         self,
@@ -85,6 +89,11 @@ class LearnedReward:
     def build(cls) -> nn.Module:
         """Return an untrained network of this reward's architecture."""
         raise NotImplementedError
+
+    @classmethod
+    def squash(cls, output: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return raw scores of the network's outputs; here the same."""
+        return output
 
     @property
     def version(self) -> str:
@@ -112,27 +121,37 @@ class LearnedReward:
         heard, played = self._audio(windows)
         if len(heard) == 0:
             return np.zeros(0, dtype=np.float32)
-        scores = np.clip(self._calibration(self._raw(heard, played)), *self.range)
-        if self.gates is not None:
-            scores = gated(scores, openness(heard, played, SAMPLE_RATE, self.gates))
-        return scores.astype(np.float32)
+        return self._scores(self._raw(heard, played), self._opened(heard, played))
 
     def raw(self, windows: Windows) -> NDArray[np.float64]:
-        """Return `(N,)` scores of the network alone: neither calibrated nor gated."""
+        """Return `(N,)` raw scores: squashed outputs of the network, neither calibrated nor gated."""
         return self._raw(*self._audio(windows))
 
     def _raw(self, heard: NDArray[np.float32], played: NDArray[np.float32]) -> NDArray[np.float64]:
+        parts = [slice(first, first + _BATCH) for first in range(0, len(heard), _BATCH)]
+        found = [self._outputs(*self._cut(heard[rows], played[rows])) for rows in parts]
+        return np.concatenate(found) if found else np.zeros(0)
+
+    def _cut(self, heard: NDArray[np.float32], played: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        """Return the decibels `(N, R, T)` of both sides."""
+        _, analysis = self._load()
+        a, b = cut(analysis(torch.from_numpy(np.concatenate([heard, played]))), analysis.spec).chunk(2)
+        return a, b
+
+    def _outputs(self, heard: Tensor, played: Tensor) -> NDArray[np.float64]:
+        """Return raw scores `(N,)` of decibels."""
         network, analysis = self._load()
-        found = []
         with torch.no_grad():
-            for first in range(0, len(heard), _BATCH):
-                rows = slice(first, first + _BATCH)
-                sides = np.concatenate([heard[rows], played[rows]])
-                decibels = analysis(torch.from_numpy(sides))
-                a, b = cut(decibels, analysis.spec).chunk(2)
-                found.append(network(prepare(a, analysis.spec), prepare(b, analysis.spec)).double())
-        raw = torch.cat(found).numpy() if found else np.zeros(0)
-        return np.nan_to_num(raw, nan=0.0, posinf=0.0, neginf=0.0)
+            output = network(prepare(heard, analysis.spec), prepare(played, analysis.spec)).double().numpy()
+        return self.squash(np.nan_to_num(output, nan=0.0, posinf=0.0, neginf=0.0))
+
+    def _opened(self, heard: NDArray[np.float32], played: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return how far the gates are open, `(N,)`."""
+        return np.ones(len(played)) if self.gates is None else openness(heard, played, SAMPLE_RATE, self.gates)
+
+    def _scores(self, raw: NDArray[np.float64], opened: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return scores `(N,)` of raw ones: calibrated, clipped, gated."""
+        return gated(np.clip(self._calibration(raw), *self.range), opened, self.floor).astype(np.float32)
 
     def _audio(self, windows: Windows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         sides = both_sides(self.name, windows, SAMPLE_RATE)
@@ -196,6 +215,15 @@ def round_to_half(network: nn.Module) -> None:
     with torch.no_grad():
         for tensor in network.state_dict().values():
             tensor.copy_(tensor.half().to(tensor.dtype))
+
+
+def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return probabilities of logits, without overflow.
+
+    >>> sigmoid(np.array([0.0, -1e9, 1e9])).tolist()
+    [0.5, 0.0, 1.0]
+    """
+    return 0.5 * (1.0 + np.tanh(0.5 * logits))
 
 
 def clean_audio(audio: NDArray[Any], sample_rate: int, target_rate: int = SAMPLE_RATE) -> NDArray[np.float32]:

@@ -11,7 +11,8 @@ and the sum clipped. With `normalise` a score is first standardised by the runni
 component's scores: statistics are those of the windows of earlier calls, so windows of one batch do not influence
 each other; until `WARM_UP` windows have been seen scores pass unchanged. It makes components of unlike
 ranges comparable in training, and a score then depends on what was scored before: set `normalising` to False to
-measure (`jamgym evaluate` does).
+measure (`jamgym evaluate` does). A component that learns (`jamgym.reward.LearningReward`) learns inside a mixture as
+it does alone; state and figures of all components are the mixture's.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jamgym.codec import Codec
 from jamgym.config import create_from_spec
 from jamgym.errors import ConfigError
+from jamgym.record import EpisodeRecord
 from jamgym.registry import rewards as registry
 from jamgym.reward import RewardModel, Windows, check_scores
+from jamgym.reward_learning import learn_from, learns, load_reward_state, reward_state
 from jamgym.scoring import check_reward
 
 #: Windows that are seen before scores are standardised.
@@ -77,7 +81,7 @@ class MixtureReward:
         models: The reward models.
         last_scores: `(N, C)` scores of the components in the last call of `score`: their own, before
             normalisation, clipping and weighing.
-        normalising: Whether `score` standardises and learns; False measures.
+        normalising: Whether `score` standardises and counts; False measures.
 
     Example:
         >>> mixture = MixtureReward(["harmony", {"name": "silence", "allowance": 0.1}], weights=[1.0, 0.5])
@@ -152,15 +156,42 @@ class MixtureReward:
         total = np.stack(columns, axis=1) @ self.weights
         return total if self.total_clip is None else np.clip(total, *self.total_clip)
 
+    @property
+    def learns(self) -> bool:
+        """Whether a component learns; setting it sets it in each component that can."""
+        return any(learns(model) for model in self.models)
+
+    @learns.setter
+    def learns(self, value: bool) -> None:
+        for model in self.models:
+            if hasattr(model, "learns"):
+                model.learns = value
+
+    def learn(self, records: Sequence[EpisodeRecord], codec: Codec, rng: np.random.Generator) -> dict[str, float]:
+        """Let each component learn from a rollout, with its own stream of `rng`; figures are "component/figure"."""
+        figures: dict[str, float] = {}
+        for label, model in zip(self.components, self.models, strict=True):
+            stream = np.random.default_rng(int(rng.integers(2**63)))
+            found = learn_from(model, records, codec, stream)
+            figures |= {f"{label}/{name}": value for name, value in found.items()}
+        return figures
+
     def state(self) -> dict[str, Any]:
-        """Return the running statistics as plain data, for a checkpoint."""
+        """Return the running statistics and the states of the components, for a checkpoint."""
         moments = self.moments
-        return {"count": moments.count, "mean": moments.mean.tolist(), "squares": moments.squares.tolist()}
+        return {
+            "count": moments.count,
+            "mean": moments.mean.tolist(),
+            "squares": moments.squares.tolist(),
+            "rewards": [reward_state(model) for model in self.models],
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         if len(state["mean"]) != len(self.models):
             raise ConfigError(f"The state is of {len(state['mean'])} rewards; this mixture has {len(self.models)}.")
+        for model, part in zip(self.models, state.get("rewards", [None] * len(self.models)), strict=True):
+            load_reward_state(model, part)
         self.moments.count = int(state["count"])
         self.moments.mean = np.array(state["mean"], dtype=np.float64)
         self.moments.squares = np.array(state["squares"], dtype=np.float64)

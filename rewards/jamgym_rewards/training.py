@@ -1,9 +1,8 @@
-"""Training of the rewards `coherence` and `judge`: tell the true stem from wrong ones.
+"""Training of the rewards `coherence`, `discriminative` and `judge`: tell the true stem from wrong ones.
 
-`coherence` learns by symmetric InfoNCE: among all played stems of the batch and all their wrong
-versions, find the one that belongs to what is heard, and the other way round. `judge` learns by
-logistic regression and by choosing the true stem among wrong versions and random stems. They train on
-disjoint halves of the corpus's training songs (even and odd places in the list).
+One loop for all; what differs is the network, its loss (`jamgym_rewards.losses`) and the songs. The training rewards
+`coherence` and `discriminative` get the even places in the corpus's list of training songs, the held-out `judge` the
+odd ones.
 """
 
 from __future__ import annotations
@@ -27,22 +26,28 @@ from jamgym.codec import Codec
 from jamgym.config import Spec, create_from_spec, spec_name
 from jamgym.corpus import Corpus, Split
 from jamgym.errors import ConfigError, CorpusError
+from jamgym.files import atomic_path
 from jamgym_rewards.coherence import CoherenceReward
+from jamgym_rewards.discriminative import DiscriminativeReward
 from jamgym_rewards.features import SAMPLE_RATE, Analysis, FeatureSpec, prepare
 from jamgym_rewards.gating import FLOOR
 from jamgym_rewards.judge import JudgeReward
 from jamgym_rewards.learned import Calibration, LearnedReward, round_to_half, save_weights
-from jamgym_rewards.negatives import FeaturePair, PairBatch, draw_batch, render_pair
-from jamgym_rewards.towers import FusionNetwork, TwoTowers, halve
+from jamgym_rewards.losses import batch_loss
+from jamgym_rewards.negatives import FeaturePair, draw_batch, render_pair
 from jamgym_rewards.validation import auc_figures, mean_figure, score_variants
 
 if TYPE_CHECKING:
     from jamgym.run import Run
 
-Model = Literal["coherence", "judge"]
-_REWARDS: dict[str, type[LearnedReward]] = {"coherence": CoherenceReward, "judge": JudgeReward}
-_MAX_SCALE = 60.0
-_RANDOM_STEMS = 1
+Model = Literal["coherence", "judge", "discriminative"]
+_REWARDS: dict[str, type[LearnedReward]] = {
+    "coherence": CoherenceReward,
+    "judge": JudgeReward,
+    "discriminative": DiscriminativeReward,
+}
+#: First of every second training song: those of the judge are unknown to the rewards that agents train on.
+_FIRST_SONG = {"coherence": 0, "judge": 1, "discriminative": 0}
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class CoherenceTrainingConfig:
     """Settings of `jamgym train-coherence`.
 
     Attributes:
-        model: "coherence" (even training songs) or "judge" (odd ones).
+        model: "coherence" or "discriminative" (even training songs), or "judge" (odd ones).
         corpus: Corpus name, or a mapping with `name` and its arguments; at 16 kHz.
         codec: Codec that the played stem goes through, or None.
         songs: Training songs held in memory.
@@ -91,7 +96,7 @@ class CoherenceTrainingConfig:
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         if self.model not in _REWARDS:
-            raise ConfigError(f"model is {self.model!r}; it must be 'coherence' or 'judge'.")
+            raise ConfigError(f"model is {self.model!r}; it must be one of {', '.join(_REWARDS)}.")
         low = [k for k in ("songs", "validation_songs", "batch") if getattr(self, k) < 2]
         if low or self.steps < 1:
             raise ConfigError(f"{', '.join(low) or 'steps'} is too small: a pair is told from other songs' pairs.")
@@ -109,7 +114,7 @@ def build_pool(
     ids = list(corpus.song_ids(split))
     natural = split != "train"
     if not natural:
-        ids = ids[("coherence", "judge").index(config.model) :: 2]
+        ids = ids[_FIRST_SONG[config.model] :: 2]
     ids = ids[: config.validation_songs if natural else config.songs]
     pairs = []
     with run.progress(len(ids), f"features of {split} songs") as progress:
@@ -127,55 +132,8 @@ def build_pool(
     return pairs
 
 
-def contrastive_loss(network: TwoTowers, batch: PairBatch) -> tuple[Tensor, dict[str, float]]:
-    """Return symmetric InfoNCE over the batch, with every wrong version as a candidate, and figures."""
-    spec = network.config.features
-    heard = prepare(batch.heard, spec)
-    played = prepare(batch.played.flatten(0, 1), spec)
-    a, b = network.heard(heard.values), network.played(played.values)
-    count, versions = batch.played.shape[:2]
-    scores = network.all_pairs(a, halve(halve(heard.weight)), b, halve(halve(played.weight)))
-    scale = network.log_scale.exp().clamp(max=_MAX_SCALE)
-    target = torch.arange(count)
-    loss_played = nn.functional.cross_entropy(scale * scores, target * versions)
-    loss_heard = nn.functional.cross_entropy(scale * scores[:, ::versions].T, target)
-    cube = scores.detach().view(count, count, versions)
-    own = cube[target, target]
-    return 0.5 * (loss_played + loss_heard), {
-        "accuracy/batch": float((cube[:, :, 0].argmax(1) == target).float().mean()),
-        "accuracy/wrong_versions": float((own[:, :1] > own[:, 1:]).float().mean()),
-        "scale": float(scale.detach()),
-    }
-
-
-def match_loss(network: FusionNetwork, batch: PairBatch) -> tuple[Tensor, dict[str, float]]:
-    """Return balanced logistic loss plus choice of the true stem, and figures."""
-    spec = network.config.features
-    count, versions = batch.played.shape[:2]
-    strangers = [batch.played[:, 0].roll(1 + turn, 0) for turn in range(_RANDOM_STEMS)]
-    candidates = torch.cat([batch.played, torch.stack(strangers, dim=1)], dim=1)
-    total = candidates.shape[1]
-    heard = prepare(batch.heard.repeat_interleave(total, 0), spec)
-    logits = network(heard, prepare(candidates.flatten(0, 1), spec)).view(count, total)
-    binary = nn.functional.softplus(-logits[:, 0]).mean() + nn.functional.softplus(logits[:, 1:]).mean()
-    choice = nn.functional.cross_entropy(logits, torch.zeros(count, dtype=torch.long))
-    found = logits.detach()
-    return 0.5 * binary + choice, {
-        "accuracy/wrong_versions": float((found[:, :1] > found[:, 1:versions]).float().mean()),
-        "accuracy/random_stem": float((found[:, :1] > found[:, versions:]).float().mean()),
-    }
-
-
-def batch_loss(network: nn.Module, batch: PairBatch) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss of `network`'s kind."""
-    if isinstance(network, TwoTowers):
-        return contrastive_loss(network, batch)
-    assert isinstance(network, FusionNetwork)
-    return match_loss(network, batch)
-
-
 def raw_scores(network: nn.Module, spec: FeatureSpec, heard: Tensor, played: Tensor) -> NDArray[np.float64]:
-    """Return the raw scores `(N,)` of cut decibels, in evaluation mode."""
+    """Return the network's outputs `(N,)` for cut decibels, in evaluation mode."""
     was_training = network.training
     network.eval()
     with torch.no_grad():
@@ -303,9 +261,11 @@ def _finish(
 ) -> dict[str, float]:
     """Calibrate on one half of the held-out songs and windows, measure on all, write weights and card."""
     round_to_half(network)
-    table = score_variants(lambda a, b: raw_scores(network, spec, a, b), held_out, spec, windows=3, seed=1)
+    reward = _REWARDS[config.model]
+    outputs = score_variants(lambda a, b: raw_scores(network, spec, a, b), held_out, spec, windows=3, seed=1)
+    table = {kind: reward.squash(values) for kind, values in outputs.items()}
     calibration = Calibration(random=float(table["random_stem"].mean()), truth=float(table["truth"].mean()))
-    low, high = LearnedReward.range
+    low, high = reward.range
     calibrated = {kind: np.clip(calibration(values), low, high) for kind, values in table.items()}
     figures: dict[str, float] = {}
     found = {f"auc/{kind}": figure for kind, figure in auc_figures(calibrated, FLOOR).items()}
@@ -323,18 +283,19 @@ def _finish(
             "codec": None if config.codec is None else spec_name(config.codec),
             "training_songs": songs,
             "validation_songs": len(held_out),
-            "half": "even training songs" if config.model == "coherence" else "odd training songs",
+            "half": f"{('even', 'odd')[_FIRST_SONG[config.model]]} training songs",
         },
         "seed": config.seed,
         "steps": steps,
         "seconds": round(seconds),
+        "score": reward.convention,
         "calibration": asdict(calibration),
         "figures": figures,
         "command": _command(config),
         "config": {**settings, "weights_out": None},
     }
-    text = json.dumps(card, indent=2) + "\n"
-    out.with_suffix(".json").write_text(text, encoding="utf-8")
+    with atomic_path(out.with_suffix(".json")) as path:
+        path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     run.write_json("metrics.json", figures)
     run.log(steps, {f"final/{name}": value for name, value in figures.items()})
     return figures

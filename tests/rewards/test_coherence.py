@@ -12,11 +12,13 @@ from jamgym.errors import CheckpointError, RewardError
 from jamgym.reward import RewardModel, Windows, check_scores
 from jamgym.testing import RewardConformance
 from jamgym_rewards.coherence import CoherenceReward
+from jamgym_rewards.discriminative import DiscriminativeReward
 from jamgym_rewards.judge import JudgeReward
 from jamgym_rewards.learned import Calibration, save_weights
 
 RATE = 16000
-REWARDS = [CoherenceReward, JudgeReward]
+SHIPPED = [CoherenceReward, JudgeReward]
+REWARDS = [*SHIPPED, DiscriminativeReward]
 
 
 @pytest.fixture(params=REWARDS, ids=lambda r: r.name)
@@ -142,7 +144,7 @@ def test_weights_of_another_kind_are_refused(tmp_path):
         _ = CoherenceReward(weights=path).version
 
 
-@pytest.mark.parametrize("kind", REWARDS, ids=lambda r: r.name)
+@pytest.mark.parametrize("kind", SHIPPED, ids=lambda r: r.name)
 def test_shipped_weights_tell_the_true_stem(kind):
     corpus = BandCorpus()
     pairs = []
@@ -160,7 +162,7 @@ def test_shipped_weights_tell_the_true_stem(kind):
     assert (truth > stranger).mean() >= 0.75
 
 
-@pytest.mark.parametrize("kind", REWARDS, ids=lambda r: r.name)
+@pytest.mark.parametrize("kind", SHIPPED, ids=lambda r: r.name)
 def test_shipped_weights_have_a_card_and_are_small(kind):
     assets = files("jamgym_rewards") / "assets"
     card = json.loads((assets / f"{kind.name}.json").read_text())

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from jamgym import registry
 from jamgym.corpus import Song, Stem, Truth
 from jamgym.errors import ConfigError
 from jamgym.reward import Windows
 from jamgym.run import Run
-from jamgym_rewards.coherence import CoherenceReward
 from jamgym_rewards.features import SAMPLE_RATE, Analysis, FeatureSpec, Prepared, cut, prepare
-from jamgym_rewards.judge import JudgeReward
+from jamgym_rewards.losses import contrastive_loss
 from jamgym_rewards.negatives import KINDS, draw_batch, make_feature_pair, render_pair, shifted_start, window
 from jamgym_rewards.towers import TwoTowers, halve
-from jamgym_rewards.training import CoherenceTrainingConfig, build_pool, contrastive_loss, train_coherence
+from jamgym_rewards.training import CoherenceTrainingConfig, build_pool, train_coherence
 from jamgym_rewards.validation import auc, auc_figures
 
 
@@ -186,18 +186,20 @@ def test_auc_leaves_out_songs_without_the_version():
     assert auc(np.array([1.0]), np.array([1.0])) == 0.5
 
 
-def test_coherence_and_judge_train_on_disjoint_songs(tmp_path):
+def test_the_judge_and_the_training_rewards_train_on_disjoint_songs(tmp_path):
     run = make_run(tmp_path / "r", TINY)
     used = {}
-    for model, network in (("coherence", CoherenceReward.build()), ("judge", JudgeReward.build())):
+    for model in ("coherence", "judge", "discriminative"):
+        network = registry.rewards.resolve(model).build()
         config = replace(TINY, model=model)
         pairs = build_pool(config, ChordCorpus(), None, Analysis(network.config.features), "train", run)
         used[model] = {pair.song_id for pair in pairs}
     assert used["coherence"] == {"train-0", "train-2", "train-4", "train-6"}
+    assert used["discriminative"] == used["coherence"]
     assert used["judge"] == {"train-1", "train-3", "train-5", "train-7"}
 
 
-@pytest.mark.parametrize("model", ["coherence", "judge"])
+@pytest.mark.parametrize("model", ["coherence", "judge", "discriminative"])
 def test_training_writes_weights_card_and_figures(tmp_path, model):
     config = replace(TINY, model=model)
     before = torch.get_rng_state(), torch.get_num_threads()
@@ -207,21 +209,23 @@ def test_training_writes_weights_card_and_figures(tmp_path, model):
     for kind in ("random_stem", "other_time", "half_beat", "tempo", "transposed_-6", "transposed_+6", "silence"):
         assert figures[f"auc/{kind}_low"] <= figures[f"auc/{kind}"] <= figures[f"auc/{kind}_high"]
     assert (tmp_path / "r" / f"{model}.json").exists() and (tmp_path / "r" / "metrics.json").exists()
-    reward = {"coherence": CoherenceReward, "judge": JudgeReward}[model](tmp_path / "r" / f"{model}.safetensors")
+    reward = registry.rewards.resolve(model)(tmp_path / "r" / f"{model}.safetensors")
     audio = np.random.default_rng(0).normal(0, 0.1, (1, 2 * SAMPLE_RATE)).astype(np.float32)
     assert np.isfinite(reward.score(Windows(audio, audio, SAMPLE_RATE))).all()
 
 
-def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path):
-    with make_run(tmp_path / "whole", TINY) as run:
-        whole = train_coherence(TINY, run)
+@pytest.mark.parametrize("model", ["coherence", "discriminative"])
+def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path, model):
+    settings = replace(TINY, model=model)
+    with make_run(tmp_path / "whole", settings) as run:
+        whole = train_coherence(settings, run)
 
     class Stopping(Run):
         def log(self, step, metrics):
             super().log(step, metrics)
             self.stop_requested = True  # as Ctrl-C does, in the middle
 
-    config = replace(TINY, evaluate_every=2)
+    config = replace(settings, evaluate_every=2)
     run = make_run(tmp_path / "parts", config)
     run.__class__ = Stopping
     with run:
