@@ -60,6 +60,8 @@ def flat_cost(decoder: AccompanimentDecoder, name: str, label: str, args: argpar
     for k in CHUNKS:
         states = {0: stream.initial_state(1), late: spread(filled, decoder, 1)}
         hear_until(stream, states[late], music, late - k)
+        # The blocks that filled the history made the ring a little longer than calls of k frames need it.
+        states[0].longest = states[late].longest
         sizes: dict[int, int] = {}
         times: dict[int, list[float]] = {begin: [] for begin in states}
         spare = stream.initial_state(1)
@@ -110,7 +112,7 @@ def real_time(args: argparse.Namespace) -> list[Check]:
     budget = timing.seconds(timing.budget)
     held = f"{1000 * p99:.1f} of {1000 * budget:.0f} ms"
     return [
-        Check.less("share_of_real_time", f"shipped decoder, k=1: share of the {1000 * frame:.0f} ms", share, 1.0),
+        Check.less("share_of_real_time", f"shipped decoder, k=1: share of the {1000 * frame:.0f} ms", share, 0.25),
         Check.less(
             "p99_of_budget", f"shipped decoder, k=1: p99 by the budget at t_f={args.t_f} ({held})", p99 / budget, 1.0
         ),
