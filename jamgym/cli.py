@@ -115,10 +115,18 @@ def _run_in_folder(
     command: Command, request: Request, program: Callable[..., dict[str, float]], folder: Path | None
 ) -> int:
     from jamgym.run import Run
+    from jamgym.worker_run import WorkerRun, launched_workers
 
+    rank, count = launched_workers()
+    if count > 1:
+        _check_workers(command, request, count)
     folder = folder or request.out or Path("runs") / f"{command.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     settings: dict[str, Any] = {**asdict(request.config), "seed": request.seed}
-    _set_up_logging(request.quiet)
+    _set_up_logging(request.quiet or rank > 0)
+    if rank > 0:
+        with WorkerRun(folder, command.name, settings, request.seed, resumed=request.resume) as worker:
+            program(request.config, worker)
+        return 130 if worker.stop_requested else 0
     run = Run.create(
         folder, command=command.name, config=settings, seed=request.seed, resume=request.resume, quiet=request.quiet
     )
@@ -128,9 +136,17 @@ def _run_in_folder(
         figures = program(request.config, run)
     _show(run.folder, figures or {})
     if run.stop_requested:
-        print(f"Stopped. Go on with: jamgym {command.name} --out {run.folder} --resume", file=sys.stderr)
+        start = "jamgym" if count == 1 else f"torchrun --nproc-per-node {count} -m jamgym.cli"
+        print(f"Stopped. Go on with: {start} {command.name} --out {run.folder} --resume", file=sys.stderr)
         return 130
     return 0
+
+
+def _check_workers(command: Command, request: Request, count: int) -> None:
+    if not command.distributed:
+        raise ConfigError(f"jamgym {command.name} runs as one process, but torchrun started {count}; start it alone.")
+    if request.out is None:
+        raise ConfigError(f"The {count} processes that torchrun started need one run folder; name it with --out DIR.")
 
 
 def _resumed(name: str, argv: Sequence[str]) -> tuple[Path | None, Mapping[str, Any] | None]:

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
+from jamgym_agents.sampling import Sampling
+from jamgym_agents.streaming import StreamingDecoder
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "env_throughput.py"
 VALIDITY = SCRIPT.with_name("reward_validity.py")
@@ -155,3 +160,163 @@ def test_hpss(tmp_path):
     report = json.loads(out.read_text())
     assert report["largest_difference"] < 1e-6 and report["ratio"] > 0
     assert report["yardstick"] in ("librosa.decompose.hpss", "scipy.ndimage.median_filter")
+
+
+@pytest.fixture
+def references(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import decoder_references
+
+    return decoder_references
+
+
+def sharp_decoder(**settings):
+    """Return a drawn decoder that is far from indifferent between codes."""
+    sizes = {"num_codebooks": 3, "cardinality": 16, "latent_dim": 8, "dim": 32, "heads": 4, "kv_heads": 2}
+    torch.manual_seed(0)
+    config = DecoderConfig(**sizes, layers=2, depth_dim=16, **settings)
+    decoder = AccompanimentDecoder(config, torch.randn(3, 16, 8)).eval()
+    with torch.no_grad():
+        for block in decoder.blocks:
+            block.qkv.weight *= 3.0
+        for head in decoder.depth.head:
+            head.weight *= 4.0
+    return decoder
+
+
+def heard_by_call(t_f, k, calls, rows=3):
+    """Yield what each call hears anew."""
+    heard = torch.randint(16, (rows, calls * k + 5, 3), generator=torch.Generator().manual_seed(1))
+    before = 0
+    for call in range(calls):
+        visible = min(max(call * k + t_f, 0), heard.shape[1])
+        yield heard[:, before:visible]
+        before = visible
+
+
+@pytest.mark.parametrize(("t_f", "k", "window"), [(-3, 1, None), (-3, 5, None), (0, 4, 64), (2, 3, None)])
+@pytest.mark.parametrize("small", [False, True])
+def test_the_decoder_without_cache_plays_what_the_streaming_one_plays(references, monkeypatch, t_f, k, window, small):
+    if small:
+        monkeypatch.setattr(references, "POSITIONS", 64)
+        monkeypatch.setattr(references, "SCORES", 1)
+    decoder, instrument = sharp_decoder(window=window), torch.tensor([0, 3, 5])
+    stream, plain = StreamingDecoder(decoder), references.ReencodingDecoder(decoder, t_f, k)
+    state = stream.initial_state(3)
+    state.instrument = instrument
+    empty = torch.zeros(3, 0, 3, dtype=torch.int64)
+    history = references.CodeHistory(empty, empty, instrument)
+    for fresh in heard_by_call(t_f, k, 40 // k):
+        stream.hear(state, fresh, torch.full((3,), fresh.shape[1]))
+        history.hear(fresh)
+        expected = stream.generate(state, k, Sampling(temperature=0)).codes
+        assert torch.equal(plain.generate(history, Sampling(temperature=0)), expected)
+    assert history.played.shape == (3, 40 // k * k, 3)
+    assert len(history.played.unique()) > 4, "the test tells nothing if all codes are the same"
+
+
+@pytest.mark.parametrize(("t_f", "k"), [(-3, 1), (-3, 5), (0, 4), (2, 3)])
+@pytest.mark.parametrize("small", [False, True])
+def test_the_fused_decoder_plays_the_same_with_and_without_cache(references, monkeypatch, t_f, k, small):
+    if small:
+        monkeypatch.setattr(references, "POSITIONS", 64)
+    torch.manual_seed(0)
+    decoder = references.FusedDecoder(sharp_decoder().config, t_f, k).eval()
+    empty, instrument = torch.zeros(3, 0, 3, dtype=torch.int64), torch.tensor([0, 3, 5])
+    histories = [references.CodeHistory(empty, empty, instrument) for _ in range(2)]
+    for fresh in heard_by_call(t_f, k, 40 // k):
+        for history, cached in zip(histories, (True, False), strict=True):
+            history.hear(fresh)
+            decoder.generate(history, Sampling(temperature=0), cached=cached)
+    assert torch.equal(histories[0].played, histories[1].played)
+    assert len(histories[0].played.unique()) > 4
+
+
+def test_the_fused_decoder_keeps_its_delay_pattern_and_hears_nothing_ahead(references):
+    """Its first code of each frame is that of one pass over rows that are laid out by hand."""
+    torch.manual_seed(0)
+    decoder = references.FusedDecoder(sharp_decoder().config, -2, 1).eval()
+    empty, instrument = torch.zeros(1, 0, 3, dtype=torch.int64), torch.tensor([4])
+    history = references.CodeHistory(empty, empty, instrument)
+    for fresh in heard_by_call(-2, 1, 12, rows=1):
+        history.hear(fresh)
+        decoder.generate(history, Sampling(temperature=0))
+    heard, played = history.heard[0], history.played[0]
+    assert len(heard) == 11 - 2 and len(played) == 12
+    for n in range(12):
+        x = []
+        for p in range(n + 1):
+            vector = decoder.instrument.weight[4].clone()
+            for q in range(3):
+                newest, before = p - 2 - 1, p - 1 - q
+                vector += decoder.input_tables[q].weight[heard[newest, q] if newest >= 0 else 16]
+                vector += decoder.output_tables[q].weight[played[before, q] if before >= 0 else 16]
+            x.append(vector)
+        shape = (2, 1, 2, n + 1, 8)
+        cache = (torch.zeros(shape), torch.zeros(shape))
+        with torch.no_grad():
+            hidden = decoder._trunk(torch.stack(x)[None], 0, cache, slice(0, 1), references.never)
+        assert decoder.heads(hidden)[0, :16].argmax() == played[n, 0]
+
+
+def test_a_filled_state_is_that_of_a_stream_with_the_same_past(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import decoder_contestants
+    from decoder_contestants import Music, filled_state, hear_until, spread, state_bytes
+
+    decoder = sharp_decoder(window=16)
+    music = Music.random(decoder.config, 1, 60, -3, 0)
+    stream, one = StreamingDecoder(decoder), torch.ones(1, dtype=torch.int64)
+    monkeypatch.setattr(decoder_contestants, "FILL_FRAMES", {True: 5, False: 5})
+    filled = filled_state(stream, music, 50, 5)
+    state = stream.initial_state(1)
+    for begin in range(0, 50, 5):
+        hear_until(stream, state, music, min(begin + 5, 45))
+        stream.generate(state, 5, Sampling())
+        stream.amend(state, music.played[:, begin : begin + 5], 5 * one, 5 * one)
+    assert int(filled.heard[0]) == 42 and int(filled.played[0]) == 50
+    rows = spread(filled, decoder, 4)
+    assert state_bytes(rows) > 3.9 * state_bytes(filled)
+    hear_until(stream, state, music, 50)
+    stream.hear(rows, music.heard[:, 42:47].expand(4, -1, -1), torch.full((4,), 5))
+    expected = stream.generate(state, 5, Sampling(temperature=0)).codes
+    assert torch.equal(stream.generate(rows, 5, Sampling(temperature=0)).codes, expected.expand(4, -1, -1))
+
+
+@pytest.mark.slow
+def test_decoder_throughput(tmp_path):
+    out = tmp_path / "out.json"
+    sizes = ("--size", "128", "1", "--k", "1", "2", "--batch", "1", "2", "--history", "1", "60", "--window", "20")
+    calls = ("--calls", "2", "--block", "1", "--warm-up", "1", "--limit", "0.05", "--threads", "1")
+    result = subprocess.run(
+        [sys.executable, SCRIPT.with_name("decoder_throughput.py"), *sizes, *calls]
+        + ["--stream-seconds", "1", "--stream-history", "4", "--json", out],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "(a) no cache" in result.stdout and "met" in result.stdout
+    report = json.loads(out.read_text())
+    assert report["decoder"]["window"] == 20 and report["decoder"]["heads"] == 2
+    names = ["streaming", "streaming_unbounded", "reencoding", "fused"]
+    assert [row["name"] for row in report["rows"]] == 8 * names
+    for row in report["rows"]:
+        ours = row["name"].startswith("streaming")
+        assert set(row["ratios"]) == (set() if ours else {"streaming", "streaming_unbounded"})
+        assert row["frames_per_second"] > 0 and all(value > 0 for value in row["ratios"].values())
+        if row["calls"]:
+            assert row["median_ms"] <= row["p99_ms"] and row["at_least_ms"] is None and row["calls"] <= 2
+        else:
+            # Given up, not guessed.
+            assert not ours and row["median_ms"] is None and row["at_least_ms"] >= 50
+    checks = {check["name"]: check for check in report["checks"]}
+    assert {"streaming/fused/k1/batch1", "streaming/flat_cost/k1", "share_of_real_time", "p99_of_budget"} <= set(checks)
+    memory = checks["streaming/flat_memory/k5"]
+    assert memory["met"] is True and memory["value"] == 1.0
+    assert checks["streaming_unbounded/flat_cost/k1"]["met"] is None
+    for check in checks.values():
+        if check["target"] is not None:
+            met = check["value"] <= check["target"] if check["at_most"] else check["value"] >= check["target"]
+            assert check["met"] is met and check["value"] > 0

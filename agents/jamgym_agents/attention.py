@@ -20,12 +20,18 @@ class Sinks:
     shown (attention sinks, Xiao et al. 2024, arXiv 2309.17453). Until then that is its own place.
 
     Attributes:
-        angles: Of the queries' places as the sinks see them.
+        angles: `(..., 2 T, h / 2)` of the T queries' own places, and then of their places as the sinks see them.
         columns: Where the sinks' keys lie.
     """
 
     angles: Angles
     columns: tuple[slice, ...]
+
+    @classmethod
+    def of(cls, angles: Angles, seen: Angles, *columns: slice) -> Sinks:
+        """Join the angles of the queries' own places with those `seen` from the sinks."""
+        cos, sin = (torch.cat(pair, dim=-2) for pair in zip(angles, seen, strict=True))
+        return cls((cos, sin), columns)
 
 
 def rotary_angles(positions: Tensor, head_dim: int, base: float = 10_000.0) -> Angles:
@@ -90,20 +96,17 @@ class Block(nn.Module):
             sinks: Needed as soon as a query has left the first window.
         """
         batch, _, frames, width = q.shape
-        scores = self._group(rotate(q, angles)) @ key.transpose(-1, -2)
-        if sinks is not None:
-            far = self._group(rotate(q, sinks.angles))
-            for columns in sinks.columns:
-                scores[..., columns] = far @ key[:, :, columns].transpose(-1, -2)
-        scores = scores.view(batch, self.heads, frames, -1) + bias.to(scores.dtype)
+        # Both views of a query in one product: keys are read once.
+        turned = rotate(q, angles) if sinks is None else rotate(torch.cat([q, q], dim=2), sinks.angles)
+        grouped = (turned * width**-0.5).reshape(batch, self.kv_heads, -1, width)
+        both = (grouped @ key.transpose(-1, -2)).view(batch, self.heads, -1, key.shape[2])
+        scores = both[:, :, :frames]
+        for columns in () if sinks is None else sinks.columns:
+            scores[..., columns] = both[:, :, frames:, columns]
+        scores = scores + bias.to(scores.dtype)
         weights = scores.softmax(-1).to(value.dtype).view(batch, self.kv_heads, -1, key.shape[2])
         mixed = (weights @ value).view(batch, self.heads, frames, width)
         return mixed.transpose(1, 2).reshape(batch, frames, self.heads * width)
-
-    def _group(self, q: Tensor) -> Tensor:
-        """Return scaled queries `(B, G, H / G * T, h)`: the heads of a group share their keys."""
-        batch, _, _, width = q.shape
-        return (q * width**-0.5).reshape(batch, self.kv_heads, -1, width)
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Add the attention result `mixed` and the MLP to the residual stream `x`, both `(B, T, C)`."""

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from jamgym.corpus import INSTRUMENTS
 from jamgym.errors import ConfigError
 from jamgym_agents.attention import Block, Sinks, rotary_angles
+from jamgym_agents.lookahead import Lookahead, LookaheadHead
 from jamgym_agents.visibility import attention_masks, visible_frames
 
 #: Classes of the auxiliary root target: twelve pitch classes and "no chord".
@@ -39,6 +40,7 @@ class DecoderConfig:
         kv_heads: Key and value heads.
         depth_dim: Hidden width of the depth module.
         dropout: In pretraining; fine-tuning turns it off.
+        lookahead_frames: Coming input frames that an auxiliary head predicts in pretraining; 0 builds no head.
         window: Frames of either stream that a frame can look back on, itself included, so that memory and cost of
             an endless stream are bounded; at most what training has shown. None reaches back to the start.
         sinks: First frames of either stream that always stay in sight.
@@ -53,6 +55,7 @@ class DecoderConfig:
     kv_heads: int = 2
     depth_dim: int = 384
     dropout: float = 0.0
+    lookahead_frames: int = 0
     window: int | None = 250
     sinks: int = 4
 
@@ -75,6 +78,7 @@ class DecoderOutput:
         root: `(B, T, 13)` logits of the chord root under each output frame (auxiliary).
         chroma: `(B, T, 12)` logits of the target's chroma (auxiliary).
         input_root: `(B, T, 13)` logits of the chord root of each input frame (auxiliary).
+        lookahead: Predictions of coming input frames (auxiliary), if they were asked for.
     """
 
     logits: Tensor
@@ -82,6 +86,7 @@ class DecoderOutput:
     root: Tensor
     chroma: Tensor
     input_root: Tensor
+    lookahead: Lookahead | None = None
 
 
 class DepthModule(nn.Module):
@@ -138,6 +143,10 @@ class AccompanimentDecoder(nn.Module):
         self.root_head = nn.Linear(config.dim, ROOT_CLASSES)
         self.chroma_head = nn.Linear(config.dim, 12)
         self.input_root_head = nn.Linear(config.dim, ROOT_CLASSES)
+        # The last one, so that it changes no initial weight of the others.
+        self.lookahead: LookaheadHead | None = None
+        if config.lookahead_frames > 0:
+            self.lookahead = LookaheadHead(config.dim, config.cardinality, config.lookahead_frames)
 
     @property
     def head_dim(self) -> int:
@@ -183,7 +192,9 @@ class AccompanimentDecoder(nn.Module):
         sinks = None
         if window is not None and frames > window and count:
             far = rotary_angles(positions.clamp_max(window - 1), self.head_dim)
-            sinks = Sinks(far, (slice(count),)), Sinks(far, (slice(count), slice(frames, frames + count)))
+            own = rotary_angles(positions, self.head_dim)
+            first, second = slice(count), slice(frames, frames + count)
+            sinks = Sinks.of(own, far, first), Sinks.of(own, far, first, second)
         for block in self.blocks:
             x = block(x, angles, masks, sinks)
         x = self.norm(x)
@@ -206,6 +217,7 @@ class AccompanimentDecoder(nn.Module):
         k: Tensor,
         history_hidden: Tensor | None = None,
         logit_frames: Tensor | None = None,
+        lookahead: bool = False,
     ) -> DecoderOutput:
         """Predict every frame of `output_codes` in one pass.
 
@@ -217,13 +229,20 @@ class AccompanimentDecoder(nn.Module):
             k: `(B,)` chunk sizes.
             history_hidden: `(B, T - 1)` mask of played frames that the network may not see (history dropout).
             logit_frames: Indices of the frames whose codes are predicted; None predicts all.
+            lookahead: Also predict coming input frames from those frames, if the decoder has a head for it.
         """
         heard, hidden = self.trunk(input_codes, output_codes, instrument, t_f, k, history_hidden)
         wanted = slice(None) if logit_frames is None else logit_frames
+        coming = None
+        if lookahead and self.lookahead is not None:
+            frames = input_codes.shape[1]
+            at = torch.arange(frames, device=hidden.device) if logit_frames is None else logit_frames
+            coming = self.lookahead(hidden, visible_frames(frames, t_f, k), input_codes[..., 0], at)
         return DecoderOutput(
             logits=self.depth_logits(hidden[:, wanted], output_codes[:, wanted]),
             hidden=hidden,
             root=self.root_head(hidden),
             chroma=self.chroma_head(hidden),
             input_root=self.input_root_head(heard),
+            lookahead=coming,
         )

@@ -101,8 +101,8 @@ class DecoderState:
         Returns:
             Frames that the longest row will have then. More than `capacity` says that the ring is turning.
         """
-        ahead = (self.heard - self.played).abs()
-        # The only look at the device per call.
+        # Input that was heard ahead of the output is kept beside the window; the only look at the device per call.
+        ahead = (self.heard - self.played).clamp_min(0)
         heard, played, lead = torch.stack([self.heard.max(), self.played.max(), ahead.max()]).tolist()
         written = max(heard, played)
         extent = max(heard + count, played) if stream == HEARD else max(heard, played + count)

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from jamgym_agents.attention import Block, Sinks, rotary_angles
+from jamgym_agents.attention import Angles, Block, Sinks, rotary_angles
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.kv_cache import HEARD, PLAYED, DecoderState, slot_frames, slots_of
 from jamgym_agents.sampling import Sampling, draw, transform
@@ -34,6 +34,36 @@ class Chunk:
     hidden: Tensor
 
 
+@dataclass(frozen=True)
+class _View:
+    """Where M new frames of a stream stand, what they may look at, and where their keys go.
+
+    Attributes:
+        angles: `(B, 1, M, h / 2)` of the frames' own places.
+        bias: `(B, 1, M, S)` of the S slots in `used`: 0 where a frame may look, -inf where not.
+        sinks: How they see the sinks, once the window has moved on.
+        used: Slots of the memory that they look at.
+        targets: `(B, M)` slots that their keys and values go to.
+    """
+
+    angles: Angles
+    bias: Tensor
+    sinks: Sinks | None
+    used: slice
+    targets: Tensor
+
+    def frame(self, index: int) -> _View:
+        """Return the view of one of the frames."""
+        # Every M-th: sinks have two places for each frame.
+        part = slice(index, None, self.targets.shape[1])
+
+        def only(angles: Angles) -> Angles:
+            return angles[0][:, :, part], angles[1][:, :, part]
+
+        sinks = self.sinks and Sinks(only(self.sinks.angles), self.sinks.columns)
+        return _View(only(self.angles), self.bias[:, :, part], sinks, self.used, self.targets[:, part])
+
+
 class StreamingDecoder:
     """Runs an `AccompanimentDecoder` as a stream; holds no weights of its own.
 
@@ -42,7 +72,7 @@ class StreamingDecoder:
         capacity: Frames per row to make room for at first; grows when needed, up to what the window holds.
     """
 
-    def __init__(self, decoder: AccompanimentDecoder, capacity: int = 320) -> None:
+    def __init__(self, decoder: AccompanimentDecoder, capacity: int = 64) -> None:
         self.decoder = decoder
         self.capacity = capacity
 
@@ -58,7 +88,7 @@ class StreamingDecoder:
             return
         positions = state.heard.unsqueeze(1) + torch.arange(newest, device=codes.device)
         extent = state.make_room(newest, HEARD)
-        self._run(self.decoder.embed_heard(codes[:, :newest]), positions, state, HEARD, extent)
+        self._run(self.decoder.embed_heard(codes[:, :newest]), self._look(positions, state, HEARD, extent), state)
         # What lies beyond a row's count was written too; the count hides it until it is overwritten.
         state.heard += count
 
@@ -68,16 +98,19 @@ class StreamingDecoder:
     ) -> Chunk:
         """Decode the next k frames of every row from what was heard so far."""
         decoder, codebooks = self.decoder, self.decoder.config.num_codebooks
+        if k < 1:
+            raise ValueError(f"k is {k}; it must be at least 1")
         extent = state.make_room(k, PLAYED)
+        positions = state.played.unsqueeze(1) + torch.arange(k, device=state.played.device)
+        view = self._look(positions, state, PLAYED, extent)
         codes, log_probs, first = [], [], None
-        for _ in range(k):
-            position = state.played.unsqueeze(1)
-            fresh = decoder.embed_start(state.instrument)
-            going = decoder.embed_played(state.last.unsqueeze(1), state.instrument)
-            x = torch.where((position == 0).unsqueeze(2), fresh, going)
-            hidden = decoder.norm(self._run(x, position, state, PLAYED, extent))[:, 0]
+        for index in range(k):
+            x = decoder.embed_played(state.last.unsqueeze(1), state.instrument)
+            if index == 0:
+                start = (state.played == 0).view(-1, 1, 1)
+                x = torch.where(start, decoder.embed_start(state.instrument), x)
+            hidden = decoder.norm(self._run(x, view.frame(index), state))[:, 0]
             first = hidden if first is None else first
-            state.played += 1
             partial = hidden.new_zeros(len(hidden), decoder.config.latent_dim)
             frame, scores = [], []
             for q in range(codebooks):
@@ -89,8 +122,8 @@ class StreamingDecoder:
             state.last = torch.stack(frame, dim=1)
             codes.append(state.last)
             log_probs.append(torch.stack(scores, dim=1))
-        if first is None:
-            raise ValueError("k must be at least 1")
+        assert first is not None
+        state.played += k
         return Chunk(torch.stack(codes, 1), torch.stack(log_probs, 1), first)
 
     @torch.no_grad()
@@ -109,7 +142,7 @@ class StreamingDecoder:
         if longest == 0:
             return
         moved = count > 0
-        first = (state.played - emitted).clamp_min(0)
+        first = torch.where(moved, (state.played - emitted).clamp_min(0), state.played)
         newest = played.gather(1, (count - 1).clamp_min(0).view(-1, 1, 1).expand(-1, 1, played.shape[2]))[:, 0]
         state.last = torch.where(moved.unsqueeze(1), newest, state.last)
         state.played = torch.where(moved, first + count, state.played)
@@ -118,7 +151,7 @@ class StreamingDecoder:
             positions = first.unsqueeze(1) + torch.arange(1, longest, device=first.device)
             extent = state.make_room(longest, PLAYED)
             x = self.decoder.embed_played(played[:, : longest - 1], state.instrument)
-            self._run(x, positions, state, PLAYED, extent)
+            self._run(x, self._look(positions, state, PLAYED, extent), state)
 
     def cut(self, state: DecoderState, chunk: Chunk, size: Tensor) -> None:
         """Take back what `generate` decoded beyond the first `size` `(B,)` frames of `chunk`."""
@@ -126,39 +159,39 @@ class StreamingDecoder:
         state.played = state.played - (frames - size)
         state.last = chunk.codes.gather(1, (size - 1).view(-1, 1, 1).expand(-1, 1, chunk.codes.shape[2]))[:, 0]
 
-    def _run(self, x: Tensor, positions: Tensor, state: DecoderState, stream: int, extent: int) -> Tensor:
-        """Pass new frames `(B, M, C)` of `stream` at `positions` `(B, M)` through all blocks, writing their keys.
+    def _look(self, positions: Tensor, state: DecoderState, stream: int, extent: int) -> _View:
+        """Return the view of new frames of `stream` at consecutive `positions` `(B, M)`.
 
         Input frames attend to input frames up to themselves; output frames to outputs up to themselves and
         to everything heard; both as far back as the window reaches. `extent` is what `make_room` returned.
         """
-        decoder, config = self.decoder, self.decoder.config
-        cos, sin = rotary_angles(positions, decoder.head_dim)
-        angles = (cos.unsqueeze(1), sin.unsqueeze(1))
-        places = positions.unsqueeze(2)
-        newest = positions[:, -1]
-        if stream == HEARD:
-            frames = slot_frames(newest, extent, state.capacity, config.sinks)
-            allowed = (frames >= 0) & (frames <= places) & in_reach(frames, places, config.window, config.sinks)
-            used, slots = slice(HEARD, 2 * frames.shape[-1], 2), config.sinks
-        else:
-            frames = slot_frames(newest, extent, state.capacity, config.sinks)
-            causal = (frames >= 0) & (frames <= places) & in_reach(frames, places, config.window, config.sinks)
+        config, places = self.decoder.config, positions.unsqueeze(2)
+        # As if all M were written: those that are not yet are later than any frame that looks.
+        frames = slot_frames(positions[:, -1], extent, state.capacity, config.sinks)
+        allowed = (frames >= 0) & (frames <= places) & in_reach(frames, places, config.window, config.sinks)
+        used, slots = slice(HEARD, 2 * frames.shape[-1], 2), config.sinks
+        if stream == PLAYED:
             frames = slot_frames(state.heard - 1, extent, state.capacity, config.sinks)
             heard = (frames >= 0) & (frames < state.heard.view(-1, 1, 1))
             heard = heard & in_reach(frames, places, config.window, config.sinks)
-            allowed = torch.stack([heard, causal], dim=3).flatten(2)
+            allowed = torch.stack([heard.expand_as(allowed), allowed], dim=3).flatten(2)
             used, slots = slice(0, allowed.shape[2]), 2 * config.sinks
-        bias = additive(allowed).unsqueeze(1)
-        sinks = None
+        angles, sinks = self._angles(positions), None
         if config.window is not None and extent > config.window and slots:
-            cos, sin = rotary_angles(positions.clamp_max(config.window - 1), decoder.head_dim)
-            sinks = Sinks((cos.unsqueeze(1), sin.unsqueeze(1)), (slice(slots),))
+            sinks = Sinks.of(angles, self._angles(positions.clamp_max(config.window - 1)), slice(slots))
         targets = 2 * slots_of(positions, state.capacity, config.sinks) + stream
-        for layer, module in enumerate(decoder.blocks):
+        return _View(angles, additive(allowed).unsqueeze(1), sinks, used, targets)
+
+    def _angles(self, positions: Tensor) -> Angles:
+        cos, sin = rotary_angles(positions, self.decoder.head_dim)
+        return cos.unsqueeze(1), sin.unsqueeze(1)
+
+    def _run(self, x: Tensor, view: _View, state: DecoderState) -> Tensor:
+        """Pass new frames `(B, M, C)` through all blocks, writing their keys; returns `(B, M, C)`."""
+        for layer, module in enumerate(self.decoder.blocks):
             block = cast(Block, module)
-            q, key, value = block.project(x, angles)
-            state.write(layer, key, value, targets)
-            keys, values = state.keys[layer, :, :, used], state.values[layer, :, :, used]
-            x = block.finish(x, block.attend(q, keys, values, bias, angles, sinks))
+            q, key, value = block.project(x, view.angles)
+            state.write(layer, key, value, view.targets)
+            keys, values = state.keys[layer, :, :, view.used], state.values[layer, :, :, view.used]
+            x = block.finish(x, block.attend(q, keys, values, view.bias, view.angles, view.sinks))
         return x

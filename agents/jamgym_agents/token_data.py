@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +80,15 @@ class TokenBatch:
     chroma: torch.Tensor
     instrument: torch.Tensor
     song: NDArray[np.int64]
+
+    def rows(self, part: slice) -> TokenBatch:
+        """Return the crops in `part`."""
+        return TokenBatch(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
+
+    def to(self, device: torch.device) -> TokenBatch:
+        """Return it with all tensors on `device`."""
+        tensors = ("heard", "target", "root", "chroma", "instrument")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
 def frame_chroma(audio: NDArray[np.float32], sample_rate: int, hop: int, size: int = 4096) -> NDArray[np.uint8]:

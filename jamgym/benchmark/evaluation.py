@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,38 @@ _WEIGHTS = ".safetensors"
 
 
 @dataclass(frozen=True)
+class GridConfig:
+    """The settings of a grid: every pair of a future visibility and a chunk size is one cell.
+
+    Attributes:
+        t_f: Future visibilities of the grid in frames, signed, in place of the single `t_f`; empty for no grid.
+        k: Chunk sizes of the grid in frames, in place of the single `k`; empty for no grid.
+        label: What the tables call the method whose training seeds `checkpoints` are.
+    """
+
+    t_f: tuple[int, ...] = ()
+    k: tuple[int, ...] = ()
+    label: str = "decoder"
+
+    def __post_init__(self) -> None:
+        for name, other in (("t_f", "k"), ("k", "t_f")):
+            values = getattr(self, name)
+            if not values and getattr(self, other):
+                raise ConfigError(f"grid.{name} is empty but grid.{other} is not; a grid needs values of both.")
+            if len(set(values)) < len(values):
+                raise ConfigError(f"grid.{name} is {list(values)}; each value must be there once.")
+        if any(size < 1 for size in self.k):
+            raise ConfigError(f"grid.k is {list(self.k)}; a chunk has at least 1 frame.")
+        if not self.label:
+            raise ConfigError("grid.label is empty; it must be a word.")
+
+    @property
+    def given(self) -> bool:
+        """Whether a grid is asked for."""
+        return bool(self.t_f)
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """What is played, by whom, and how it is scored.
 
@@ -49,6 +81,7 @@ class EvaluationConfig:
         metrics: Reward models.
         t_f: Future visibility in frames, signed.
         k: Frames per call.
+        grid: Play every pair of a t_f and a k, and measure what each does; `checkpoints` are then training seeds.
         frames: Frames per episode.
         latency: How long calls take: "none", a mapping such as {name: constant, seconds: 0.05}, or a list to draw from.
         late_policy: What a late slot plays: "silence", "repeat", "conceal", or "stall" to wait.
@@ -77,6 +110,7 @@ class EvaluationConfig:
     metrics: tuple[str | dict[str, Any], ...] = ("coherence", "judge", "note_in_chord", "beat")
     t_f: int = -25
     k: int = 5
+    grid: GridConfig = field(default_factory=GridConfig)
     frames: int = 250
     latency: str | dict[str, Any] | tuple[str | dict[str, Any], ...] = "none"
     late_policy: LatePolicy = "silence"
@@ -105,6 +139,8 @@ class EvaluationConfig:
 def evaluate(config: EvaluationConfig, run: Run) -> dict[str, float]:
     """Evaluate and write metrics.json, table.md, report.txt, figures and WAVs into the run folder.
 
+    With a grid, write what `jamgym.benchmark.grid.evaluate_grid` does.
+
     Returns:
         "label/measure" to the mean over songs.
 
@@ -113,34 +149,21 @@ def evaluate(config: EvaluationConfig, run: Run) -> dict[str, float]:
         CorpusError: The split has no usable episode.
         ConfigError: A name or setting is wrong; raised before anything is played.
     """
-    codec: Codec = create_from_spec(codecs, config.codec)
-    corpus = create_from_spec(corpora, config.corpus, {"sample_rate": codec.sample_rate})
-    source = EpisodeSource(corpus, codec, config.split, config.frames, config.instruments, max_songs=config.max_songs)
-    envs = min(config.envs, config.episodes)
+    if config.grid.given:
+        from jamgym.benchmark.grid import evaluate_grid
 
-    def make_env() -> AccompanimentVectorEnv:
-        return AccompanimentVectorEnv(
-            envs,
-            autoreset_mode="Disabled",
-            source=source,
-            reward=None,
-            t_f=config.t_f,
-            k=config.k,
-            latency=config.latency,
-            late_policy=config.late_policy,
-            salvage=config.salvage,
-            backlog=config.backlog,
-            allow_lookahead=config.allow_lookahead,
-        )
+        return evaluate_grid(config, run)
+    source = make_source(config)
 
-    make_env()  # Impossible timing is refused before the songs are encoded.
-    metrics: list[RewardModel] = [create_from_spec(rewards, spec) for spec in config.metrics]
-    for metric in metrics:
-        freeze(metric)  # what learns or counts is for training; a measure stays the same
-    players = make_policies(config, codec, source)
+    def make() -> AccompanimentVectorEnv:
+        return make_env(config, source, config.t_f, config.k)
+
+    make()  # Impossible timing is refused before the songs are encoded.
+    metrics = make_metrics(config)
+    players = make_policies(config, source.codec, source)
     comparison = compare(
         players,
-        make_env,
+        make,
         source.fixed(config.episodes, config.seed),
         metrics,
         run,
@@ -148,12 +171,48 @@ def evaluate(config: EvaluationConfig, run: Run) -> dict[str, float]:
         resamples=config.resamples,
         keep_audio=config.save_audio,
     )
-    write_comparison(comparison, codec, run)
+    write_comparison(comparison, source.codec, run)
     return {
         f"{label}/{measure}": comparison.interval(label, measure).estimate
         for label in comparison.labels
         for measure in (*comparison.metrics, "late_frames")
     }
+
+
+def make_source(config: EvaluationConfig) -> EpisodeSource:
+    """Return where the episodes come from, with its codec."""
+    codec: Codec = create_from_spec(codecs, config.codec)
+    corpus = create_from_spec(corpora, config.corpus, {"sample_rate": codec.sample_rate})
+    return EpisodeSource(corpus, codec, config.split, config.frames, config.instruments, max_songs=config.max_songs)
+
+
+def make_metrics(config: EvaluationConfig) -> list[RewardModel]:
+    """Return the reward models, as measures."""
+    metrics: list[RewardModel] = [create_from_spec(rewards, spec) for spec in config.metrics]
+    for metric in metrics:
+        freeze(metric)  # what learns or counts is for training; a measure stays the same
+    return metrics
+
+
+def make_env(
+    config: EvaluationConfig, source: EpisodeSource, t_f: int, k: int, **changes: Any
+) -> AccompanimentVectorEnv:
+    """Return the environment at one (t_f, k), without a reward of its own; `changes` replace other settings.
+
+    Raises:
+        LookaheadError: t_f cannot be played live and `allow_lookahead` is not set.
+        ConfigError: A setting is impossible.
+    """
+    settings: dict[str, Any] = {
+        "latency": config.latency,
+        "late_policy": config.late_policy,
+        "salvage": config.salvage,
+        "backlog": config.backlog,
+        "allow_lookahead": config.allow_lookahead,
+        **changes,
+    }
+    rows = min(config.envs, config.episodes)
+    return AccompanimentVectorEnv(rows, autoreset_mode="Disabled", source=source, reward=None, t_f=t_f, k=k, **settings)
 
 
 def make_policies(config: EvaluationConfig, codec: Codec, source: EpisodeSource) -> dict[str, Policy]:
@@ -164,28 +223,39 @@ def make_policies(config: EvaluationConfig, codec: Codec, source: EpisodeSource)
         UnknownNameError: A policy is not known.
         CheckpointError: A checkpoint is missing, damaged or of another codec.
     """
-    made: dict[str, Policy] = {}
     known = {"codec": codec, "k": config.k, "t_f": config.t_f, "source": source, "seed": config.seed}
-    for spec in (*config.policies, *config.checkpoints):
+    specs = labelled_specs((*config.policies, *config.checkpoints))
+    return {label: create_from_spec(policies, spec, known) for label, spec in specs.items()}
+
+
+def labelled_specs(specs: Iterable[str | Mapping[str, Any]]) -> dict[str, str | dict[str, Any]]:
+    """Return label to spec, without the label.
+
+    Raises:
+        ConfigError: Two policies have one label.
+        UnknownNameError: A policy is not known.
+    """
+    found: dict[str, str | dict[str, Any]] = {}
+    for spec in specs:
         label, rest = _labelled(spec)
-        if label in made:
+        if label in found:
             raise ConfigError(
                 f"Two policies are labelled {label!r}. Give each one its own: {{name: decoder, label: OTHER, ...}}."
             )
-        made[label] = create_from_spec(policies, rest, known)
-    return made
+        found[label] = rest
+    return found
 
 
 def write_comparison(comparison: Comparison, codec: Codec, run: Run) -> None:
     """Write metrics.json, table.md, report.txt, figures and the WAVs of the kept episodes into the run folder."""
     run.write_json("metrics.json", comparison.to_json())
-    _write_text(run.folder / "table.md", markdown(comparison))
-    _write_text(run.folder / "report.txt", report(comparison))
+    write_text(run.folder / "table.md", markdown(comparison))
+    write_text(run.folder / "report.txt", report(comparison))
     plot_comparison(comparison, run.folder / "comparison.png")
     rate = codec.sample_rate
     for index in range(max((len(kept) for kept in comparison.audio.values()), default=0)):
         episode = comparison.records[comparison.labels[0]][index].episode
-        folder = f"audio/{index:02d}-{_safe(episode.song_id)}-{_safe(episode.target_name)}"
+        folder = f"audio/{index:02d}-{safe_name(episode.song_id)}-{safe_name(episode.target_name)}"
         run.write_audio(f"{folder}/heard.wav", episode.heard, rate)
         run.write_audio(f"{folder}/truth.wav", episode.target, rate)
         for label in comparison.labels:
@@ -193,10 +263,10 @@ def write_comparison(comparison: Comparison, codec: Codec, run: Run) -> None:
             mix = episode.heard + played
             # A mix above full scale is turned down: clipping would sound like the policy's fault.
             mix = mix / max(1.0, float(np.abs(mix).max()))
-            run.write_audio(f"{folder}/{_safe(label)}-played.wav", played, rate)
-            run.write_audio(f"{folder}/{_safe(label)}-mix.wav", mix, rate)
+            run.write_audio(f"{folder}/{safe_name(label)}-played.wav", played, rate)
+            run.write_audio(f"{folder}/{safe_name(label)}-mix.wav", mix, rate)
             record = comparison.records[label][index]
-            plot_episode(record, codec, played, run.folder / folder / f"{_safe(label)}.png", label)
+            plot_episode(record, codec, played, run.folder / folder / f"{safe_name(label)}.png", label)
 
 
 def report(comparison: Comparison) -> str:
@@ -223,11 +293,11 @@ def _labelled(spec: str | Mapping[str, Any]) -> tuple[str, str | dict[str, Any]]
     return label, rest
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """Return `name` as part of a file name."""
     return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_"
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -48,7 +48,7 @@ def plot_comparison(comparison: Comparison, path: Path | str) -> Path:
         axis.margins(y=0.15)
     axes[0].set_yticks(place, comparison.labels)
     figure.suptitle(f"{title(comparison)}; mean and 95 % interval", fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_episode(record: EpisodeRecord, codec: Codec, played: Audio, path: Path | str, label: str = "played") -> Path:
@@ -78,7 +78,7 @@ def plot_episode(record: EpisodeRecord, codec: Codec, played: Audio, path: Path 
         "seconds (lines: chord changes; late slots red: silent; orange: repeated; brown: concealed; blue: stalled)"
     )
     axes[0].set_title(f"{episode.song_id}, {episode.target_name}", fontsize=10)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_scores(scores: FileScores, path: Path | str) -> Path:
@@ -106,7 +106,7 @@ def plot_scores(scores: FileScores, path: Path | str) -> Path:
     below.grid(alpha=0.3)
     below.set_xlabel("seconds (each score stands at its window's end, with a line over the window; dashed: mean)")
     figure.suptitle(f"{scores.reward}: mean {scores.mean:.3f} over {len(scores.scores)} windows", fontsize=10)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def envelope(audio: Audio, sample_rate: int) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32]]:
@@ -146,7 +146,8 @@ def spectrogram(audio: Audio, hop: int = _HOP) -> NDArray[np.float32]:
     return level.astype(np.float32)
 
 
-def _save(figure: Figure, path: Path | str) -> Path:
+def save_figure(figure: Figure, path: Path | str) -> Path:
+    """Write `figure` as a PNG, atomically; returns its path."""
     with atomic_path(path) as temporary:
         figure.savefig(str(temporary), format="png", dpi=110)
     return Path(path)

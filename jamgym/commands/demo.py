@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jamgym.benchmark.evaluation import EvaluationConfig, evaluate
 from jamgym.corpus import INSTRUMENTS
+from jamgym.errors import ConfigError
 from jamgym.files import atomic_path
 from jamgym.run import Run
 from jamgym_agents.finetuning import FinetuneConfig, finetune
@@ -49,6 +50,10 @@ class DemoConfig:
         default_factory=lambda: EvaluationConfig(instruments=PITCHED, episodes=128, save_audio=3)
     )
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.evaluation.grid.given:
+            raise ConfigError("The demo compares at one t_f and k; measure a grid with `jamgym evaluate` afterwards.")
 
 
 def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:

@@ -25,6 +25,7 @@ class Command:
             command as ``function(config)``, and it returns the text to show.
         examples: Command lines for its help.
         quick: Whether it takes seconds: no run folder, no seed and nothing to resume.
+        distributed: Whether several processes of torchrun can share its work.
         positional: Setting that a word right after the command's name stands for; empty where there is none.
     """
 
@@ -34,6 +35,7 @@ class Command:
     program: str
     examples: tuple[str, ...]
     quick: bool = False
+    distributed: bool = False
     positional: str = ""
 
     def load(self) -> tuple[type[Any], Callable[..., Any]]:
@@ -89,7 +91,9 @@ COMMANDS: tuple[Command, ...] = (
         (
             "jamgym pretrain --config configs/pretrain/tiny.yaml",
             "jamgym pretrain --out runs/mle --resume",
+            "torchrun --nproc-per-node 4 -m jamgym.cli pretrain --config configs/pretrain/small.yaml --out runs/mle",
         ),
+        distributed=True,
     ),
     Command(
         "finetune",
@@ -111,6 +115,8 @@ COMMANDS: tuple[Command, ...] = (
         (
             "jamgym evaluate --config configs/evaluate/default.yaml",
             "jamgym evaluate --corpus stems --corpus.path my_songs --seed 3",
+            "jamgym evaluate --config configs/evaluate/grid.yaml --checkpoints '[runs/a/decoder.safetensors]'",
+            "jamgym evaluate --grid.t_f '[-50, -25]' --grid.k '[1, 5]' --policies '[truth, decoder]' --out runs/grid",
         ),
     ),
     Command(

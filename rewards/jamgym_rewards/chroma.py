@@ -34,7 +34,10 @@ def chroma(
     padded = np.pad(np.asarray(audio, dtype=np.float32), ((0, 0), (half, window - half)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, window, axis=1)[:, ::hop]
     frames = frames[:, : 1 + audio.shape[1] // hop]
-    magnitude = np.abs(np.fft.rfft(frames * np.hanning(window).astype(np.float32), axis=-1))
+    spectrum = np.fft.rfft(frames * np.hanning(window).astype(np.float32), axis=-1)
+    # Peaks above the range are not counted, so the bins beyond it (and one neighbour) need not be looked at.
+    counted = int(np.ceil(HIGHEST_HZ * 2 ** (1 / 24) * window / sample_rate)) + 3
+    magnitude = np.abs(spectrum[..., :counted])
     energy = _peaks(magnitude, sample_rate / window)
     return energy, np.arange(frames.shape[1]) * hop / sample_rate
 

@@ -5,12 +5,16 @@ first, a median over frequency keeps the second, and the two medians share out e
 2010). Conventions are those of ``librosa.decompose.hpss``: 31 taps, edges mirrored with the edge cell
 repeated, masks ``h^2 / (h^2 + p^2)``, 0.5 each where both medians are zero.
 
-The medians are exact. Instead of sorting each window, sorted runs are shared between windows: a sorted
-run of 16 at each place is merged from two runs of 8, which serve other places too. All steps are minima
-and maxima of whole arrays, so the filter runs at the speed of memory on any device.
+The medians are exact. Four neighbouring windows share all but three of their cells, so what they share is put
+in order once, and only the few middle ones of it: the median of a window is the middle of four of those and its
+own three. What is shared consists of sorted runs of four cells, whose merged pairs serve other places too.
+All steps are minima and maxima of whole arrays, so the filter runs at the speed of memory on any device.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,36 +25,80 @@ TAPS = 31
 POWER = 2.0
 
 
+#: Windows that are worked out together.
+_GROUP = 4
+
+Item = TypeVar("Item")
+Exchange = Callable[[Item, Item], tuple[Item, Item]]
+
+
 def _exchange(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return torch.minimum(a, b), torch.maximum(a, b)
 
 
-def merge(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
-    """Merge two ascending lists of equally shaped tensors, elementwise (Batcher's odd-even merge)."""
+class _Later:
+    """A tensor, or a minimum or maximum that is worked out when somebody asks for it."""
+
+    def __init__(self, value: Tensor | None = None, work: Callable[[], Tensor] | None = None) -> None:
+        self._value, self._work = value, work
+
+    def __call__(self) -> Tensor:
+        if self._work is not None:
+            self._value, self._work = self._work(), None
+        assert self._value is not None
+        return self._value
+
+    @staticmethod
+    def exchange(a: _Later, b: _Later) -> tuple[_Later, _Later]:
+        return _Later(work=lambda: torch.minimum(a(), b())), _Later(work=lambda: torch.maximum(a(), b()))
+
+
+def _merge(a: list[Item], b: list[Item], exchange: Exchange[Item]) -> list[Item]:
     if not a or not b:
         return a or b
     if len(a) == len(b) == 1:
-        return list(_exchange(a[0], b[0]))
-    even, odd = merge(a[::2], b[::2]), merge(a[1::2], b[1::2])
+        return list(exchange(a[0], b[0]))
+    even, odd = _merge(a[::2], b[::2], exchange), _merge(a[1::2], b[1::2], exchange)
     merged = [even[0]]
     for index, value in enumerate(odd):
         if index + 1 < len(even):
-            merged.extend(_exchange(value, even[index + 1]))
+            merged.extend(exchange(value, even[index + 1]))
         else:
             merged.append(value)
     merged.extend(even[len(odd) + 1 :])
     return merged
 
 
-def _run(x: Tensor, length: int, known: dict[int, list[Tensor]]) -> list[Tensor]:
-    """Return `length` tensors; the j-th holds the j-th smallest of ``x[..., i : i + length, :]`` for every i."""
-    if length not in known:
-        first, second = (length + 1) // 2, length // 2
-        places = x.shape[-2] - length + 1
-        head = [value[..., :places, :] for value in _run(x, first, known)]
-        tail = [value[..., first : first + places, :] for value in _run(x, second, known)]
-        known[length] = merge(head, tail)
-    return known[length]
+def merge(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+    """Merge two ascending lists of equally shaped tensors, elementwise (Batcher's odd-even merge)."""
+    return _merge(a, b, _exchange)
+
+
+def order(values: list[Tensor]) -> list[Tensor]:
+    """Put equally shaped tensors into ascending order, elementwise."""
+    if len(values) < 2:
+        return values
+    half = len(values) // 2
+    return merge(order(values[:half]), order(values[half:]))
+
+
+def ranks(a: list[Tensor], b: list[Tensor], first: int, last: int) -> list[Tensor]:
+    """Return entries `first` to `last - 1` of `merge(a, b)`, working out nothing that they do not need."""
+    first_list, second_list = ([_Later(value) for value in part] for part in (a, b))
+    return [node() for node in _merge(first_list, second_list, _Later.exchange)[first:last]]
+
+
+def _runs(cells: list[Tensor], count: int, known: dict[int, list[Tensor]]) -> list[Tensor]:
+    """Return the `_GROUP * count` cells from each group on, ascending; `cells[i]` holds the i-th of every group."""
+    if count not in known:
+        if count == 1:
+            known[1] = order(cells)
+        else:
+            first = 1 << ((count - 1).bit_length() - 1)
+            head, tail = (_runs(cells, part, known) for part in (first, count - first))
+            places = len(cells[0]) - count + 1
+            known[count] = merge([v[:places] for v in head], [v[first : first + places] for v in tail])
+    return known[count]
 
 
 def _mirrored(size: int, reach: int, device: torch.device) -> Tensor:
@@ -79,16 +127,38 @@ def median_filter(x: Tensor, taps: int, dim: int) -> Tensor:
     if taps == 1:
         return x
     size = x.shape[-2]
-    padded = x.index_select(-2, _mirrored(size, taps // 2, x.device))
-    known: dict[int, list[Tensor]] = {1: [padded]}
-    low, high = (taps + 1) // 2, taps // 2
-    a = [value[..., :size, :] for value in _run(padded, low, known)]
-    b = [value[..., low : low + size, :] for value in _run(padded, high, known)]
-    # The k-th smallest of two ascending lists is the least, over splits i + j = k, of max(a_i, b_j).
-    median = a[-1]
-    for taken in range(1, low):
-        median = torch.minimum(median, torch.maximum(a[taken - 1], b[high - taken]))
-    return torch.minimum(median, b[-1]) if low == high else median
+    if taps < 2 * _GROUP:
+        padded = x.index_select(-2, _mirrored(size, taps // 2, x.device))
+        return order([padded[..., i : i + size, :] for i in range(taps)])[taps // 2]
+    groups = -(-size // _GROUP)
+    # Cells beyond the end that fill the last group are never part of a window that is kept.
+    index = _mirrored(size, taps // 2 + _GROUP, x.device)[_GROUP:]
+    padded = x.index_select(-2, index).movedim(-2, 0)
+
+    def cell(offset: int, count: int = groups) -> Tensor:
+        return padded[offset : offset + _GROUP * (count - 1) + 1 : _GROUP]
+
+    own = _GROUP - 1  # cells of a window that not all of its group have
+    shared = taps - own
+    whole, rest = divmod(shared, _GROUP)
+    quads = [cell(own + i, groups + whole - 1) for i in range(_GROUP)]
+    first = 1 << (whole.bit_length() - 1)
+    known: dict[int, list[Tensor]] = {}
+    a = [value[:groups] for value in _runs(quads, first, known)]
+    b = order([cell(own + _GROUP * whole + i) for i in range(rest)])
+    if whole > first:
+        b = merge([value[first : first + groups] for value in _runs(quads, whole - first, known)], b)
+    middle = taps // 2
+    core = ranks(a, b, middle - own, middle + 1)
+    medians = []
+    for place in range(_GROUP):
+        extra = order([cell(i) for i in range(place, own)] + [cell(taps + i) for i in range(place)])
+        # The middle of two ascending lists is the least, over splits, of the larger of the two last ones taken.
+        median = core[-1]
+        for taken in range(1, _GROUP):
+            median = torch.minimum(median, torch.maximum(core[own - taken], extra[taken - 1]))
+        medians.append(median)
+    return torch.stack(medians, dim=1).flatten(0, 1)[:size].movedim(0, -2)
 
 
 def soft_mask(x: Tensor, reference: Tensor, power: float = POWER) -> Tensor:

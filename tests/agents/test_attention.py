@@ -55,11 +55,11 @@ def test_sinks_are_seen_from_their_own_distance():
     bias = additive(torch.tensor([[True, False, False, False, False, True]]))
     near = rotary_angles(torch.tensor([3]), 8)
     query = q[:, :, 5:]
-    far = layer.attend(query, key, value, bias, near, Sinks(near, (slice(2),)))
+    far = layer.attend(query, key, value, bias, near, Sinks.of(near, near, slice(2)))
     # The same as a query at frame 3 for the sink in slot 0; slot 5 is seen from where the query stands.
     assert torch.allclose(far, layer.attend(query, key, value, bias, near), atol=1e-6)
     own = (angles[0][5:], angles[1][5:])
-    mixed = layer.attend(query, key, value, bias, own, Sinks(near, (slice(2),)))
+    mixed = layer.attend(query, key, value, bias, own, Sinks.of(own, near, slice(2)))
     assert not torch.allclose(mixed, layer.attend(query, key, value, bias, own), atol=1e-4)
     score = (rotate(query, near) * key[:, :, :1]).sum(-1), (rotate(query, own) * key[:, :, 5:]).sum(-1)
     weights = (torch.stack(score, dim=-1) * 8**-0.5).softmax(-1)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from jamgym.errors import ConfigError
 from jamgym.testing import ToyCodec
 from jamgym_agents.checkpoint import new_decoder
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
@@ -100,3 +101,9 @@ def test_new_decoder_takes_its_sizes_from_the_codec():
     codec = ToyCodec()
     codec.codebook_vectors = torch.randn(2, 16, 5).numpy()
     assert new_decoder(TINY, codec).config.latent_dim == 5
+
+
+@pytest.mark.parametrize(("window", "sinks"), [(4, 4), (0, 0), (10, -1), (None, -1)])
+def test_a_window_without_room_is_refused(window, sinks):
+    with pytest.raises(ConfigError, match="window is"):
+        DecoderConfig(window=window, sinks=sinks)

@@ -1,19 +1,28 @@
 import json
+import re
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from jamgym.checkpoint import load_state
+from jamgym.config import config_from_mapping, read_yaml
 from jamgym.errors import ConfigError, JamgymError
 from jamgym.run import Run
-from jamgym.testing import ToyCodec, ToyCorpus
-from jamgym_agents import pretraining
-from jamgym_agents.pretraining import PretrainConfig, hidden_spans, input_use, learning_rate, pretrain
-from jamgym_agents.token_data import load_tokens
+from jamgym.testing import ToyCodec
+from jamgym_agents import pretraining, pretraining_batch, pretraining_losses
+from jamgym_agents.checkpoint import load_decoder
+from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
+from jamgym_agents.learner import Learner
+from jamgym_agents.pretraining import PretrainConfig, check_same_architecture, learning_rate, pretrain
+from jamgym_agents.pretraining_batch import hidden_spans
 
 from .helpers import TINY, tiny_decoder
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "pretrain"
 
 CONFIG = PretrainConfig(
     corpus={"name": "jamgym.toys:ToyCorpus", "songs": 3, "seconds": 2.0},
@@ -38,8 +47,8 @@ def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("JAMGYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-def train(folder, resume=False, fail_at=None, monkeypatch=None):
-    original = pretraining.draw_conditions
+def train(folder, resume=False, fail_at=None, monkeypatch=None, config=CONFIG):
+    original = pretraining_batch.draw_conditions
     calls = []
 
     def failing(*args):
@@ -52,8 +61,8 @@ def train(folder, resume=False, fail_at=None, monkeypatch=None):
         monkeypatch.context() as patch,
         Run.create(folder, command="pretrain", config={}, seed=0, resume=resume, quiet=True) as run,
     ):
-        patch.setattr(pretraining, "draw_conditions", failing)
-        return pretrain(CONFIG, run)
+        patch.setattr(pretraining_batch, "draw_conditions", failing)
+        return pretrain(config, run)
 
 
 def test_resume_is_bit_exact_and_training_learns(tmp_path, monkeypatch):
@@ -70,7 +79,55 @@ def test_resume_is_bit_exact_and_training_learns(tmp_path, monkeypatch):
     lines = [json.loads(line) for line in texts[0].splitlines()]
     losses = [line["loss/codebook_0"] for line in lines if "loss/codebook_0" in line]
     assert losses[-1] < losses[0] - 0.3
-    assert {"validation/input_gain_tf-25", "validation/root_accuracy_tf25"} <= set(figures)
+    assert {"validation/input_gain_tf-25_k5", "validation/root_accuracy_tf25_k5"} <= set(figures)
+
+
+def test_averaged_weights_are_validated_and_saved_and_survive_a_kill(tmp_path, monkeypatch):
+    config = replace(CONFIG, steps=20, ema_decay=0.8, validate_every=50, validation_t_f=(0,))
+    seen = []
+    original = torch.optim.AdamW.step
+
+    def step(self, *args):
+        original(self, *args)
+        seen.append({i: p.detach().clone() for i, p in enumerate(self.param_groups[0]["params"])})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        whole = train(tmp_path / "whole", monkeypatch=monkeypatch, config=config)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", fail_at=13, monkeypatch=monkeypatch, config=config)
+    assert train(tmp_path / "cut", resume=True, monkeypatch=monkeypatch, config=config) == whole
+    states = [load_state(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut")]
+    for key, value in states[0]["average"].items():
+        assert torch.equal(value, states[1]["average"][key])
+    # The average by hand: the first step's weights, then 0.8 old + 0.2 new.
+    by_hand = seen[0][0]
+    for weights in seen[1:]:
+        by_hand = 0.8 * by_hand + 0.2 * weights[0]
+    name = next(name for name, p in tiny_decoder().named_parameters() if p.dim() >= 2)
+    assert torch.allclose(states[0]["average"][f"module.{name}"], by_hand, atol=1e-6)
+    saved = load_decoder(tmp_path / "whole/decoder.safetensors", ToyCodec())
+    assert torch.allclose(saved.get_parameter(name), by_hand, atol=2e-4)
+    assert (states[0]["decoder"][name] - by_hand).abs().max() > 1e-3
+    plain = train(tmp_path / "plain", monkeypatch=monkeypatch, config=replace(config, ema_decay=0.0))
+    assert plain != whole and "average" not in load_state(tmp_path / "plain/checkpoint.safetensors")
+
+
+@pytest.mark.parametrize(("cells", "cell"), [((-25, 0), (-25, 5)), ((3, 0), (3, 5))])
+def test_sound_from_the_first_validation_on(tmp_path, monkeypatch, cells, cell):
+    made, shown = [], []
+
+    def mix(decoder, codec, batch, t_f, k):
+        made.append((t_f, k))
+        return np.zeros(640, dtype=np.float32)
+
+    monkeypatch.setattr(pretraining, "live_mix", mix)
+    monkeypatch.setattr(pretraining, "FIRST_SOUND", 5)
+    monkeypatch.setattr(Run, "add_audio", lambda self, step, tag, audio, rate: shown.append((step, tag, rate)))
+    config = replace(CONFIG, steps=20, validation_t_f=cells)
+    train(tmp_path / "run", monkeypatch=monkeypatch, config=config)
+    assert shown == [(step, "validation/mix", 16_000) for step in (5, 10, 20)]
+    assert made == [cell] * 3
 
 
 def test_a_kill_between_log_and_checkpoint_leaves_no_line_twice(tmp_path, monkeypatch):
@@ -85,31 +142,27 @@ def test_a_kill_between_log_and_checkpoint_leaves_no_line_twice(tmp_path, monkey
     assert cut == whole
 
 
+def test_the_lookahead_loss_is_logged_and_trains_its_head(tmp_path, monkeypatch):
+    foreseeing = replace(TINY, lookahead_frames=3)
+    config = replace(CONFIG, steps=26, validate_every=50, validation_t_f=(0,), architecture=foreseeing)
+    lines, heads = {}, {}
+    for weight in (0.0, 1.0):
+        weighted = replace(config, lookahead_weight=weight)
+        train(tmp_path / str(weight), monkeypatch=monkeypatch, config=weighted)
+        text = (tmp_path / str(weight) / "metrics.jsonl").read_text()
+        logged = [json.loads(line) for line in text.splitlines()]
+        lines[weight] = [line["loss/lookahead"] for line in logged if "loss/lookahead" in line]
+        state = load_state(tmp_path / str(weight) / "checkpoint.safetensors")["decoder"]
+        heads[weight] = state["lookahead.head.bias"]
+    assert len(lines[1.0]) == 2 and lines[1.0][0] == lines[0.0][0] and lines[1.0][1] < lines[0.0][1]
+    assert not torch.equal(heads[0.0], heads[1.0])
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "token_loss", lambda logits, codes: logits[..., 0] * float("nan"))
+    monkeypatch.setattr(pretraining_losses, "token_loss", lambda logits, codes: logits[..., 0] * float("nan"))
     with pytest.raises(JamgymError, match="norm nan"):
         train(tmp_path / "run", monkeypatch=monkeypatch)
     assert not (tmp_path / "run/decoder.safetensors").exists()
-
-
-def test_another_song_is_never_the_own_one(tmp_path, monkeypatch):
-    tokens = load_tokens(ToyCorpus(songs=3, seconds=2.0), ToyCodec(), "train", folder=tmp_path)
-    batch = tokens.batch(np.random.default_rng(0), 12, 20)
-    for row in range(12):
-        assert batch.song[pretraining._other_song(batch.song, row)] != batch.song[row]
-    heard = []
-    decoder = tiny_decoder()
-    original = decoder.trunk
-    monkeypatch.setattr(decoder, "trunk", lambda *args: heard.append(args[0]) or original(*args))
-    use = input_use(decoder, batch, 5, 5, rows=5)
-    assert use["true"].shape == use["other"].shape == use["root"].shape == (12,)
-    assert torch.equal(torch.cat(heard[0::2]), batch.heard)
-    others = torch.cat(heard[1::2])
-    for row in range(12):
-        owners = {int(batch.song[i]) for i in range(12) if torch.equal(batch.heard[i], others[row])}
-        assert owners and int(batch.song[row]) not in owners
-    with pytest.raises(ConfigError, match="two validation songs"):
-        pretraining._other_song(np.zeros(4, dtype=int), 0)
 
 
 def test_hidden_spans_follow_their_share():
@@ -127,5 +180,45 @@ def test_learning_rate_by_hand():
 def test_impossible_values():
     with pytest.raises(ConfigError, match="t_f_low"):
         PretrainConfig(t_f_low=3, t_f_high=2)
-    with pytest.raises(ConfigError, match="k_choices"):
-        PretrainConfig(k_choices=(0,))
+    for name, value in {
+        "k_choices": (0,),
+        "accumulate": 3,
+        "ema_decay": 1.0,
+        "validation_t_f": (),
+        "validation_k": (0,),
+        "architecture": replace(TINY, lookahead_frames=-1),
+    }.items():
+        with pytest.raises(ConfigError, match="lookahead_frames" if name == "architecture" else name):
+            PretrainConfig(**{name: value})
+
+
+def test_cuda_that_is_not_there_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        train(tmp_path / "run", monkeypatch=monkeypatch, config=replace(CONFIG, device="cuda"))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_settings_are_valid_and_say_how_large_their_network_is(path):
+    config = config_from_mapping(PretrainConfig, read_yaml(path))
+    with torch.device("meta"):
+        decoder = AccompanimentDecoder(config.architecture)
+    weights = sum(p.numel() for p in decoder.parameters())
+    stated = re.search(r"([\d.]+) M weights", path.read_text())
+    assert stated and float(stated[1]) == pytest.approx(weights / 1e6, abs=0.06)
+    assert {"tiny", "small", "paper"} <= {path.stem for path in CONFIGS.glob("*.yaml")}
+
+
+def test_an_average_may_start_in_the_middle_of_a_run():
+    before = Learner.create(tiny_decoder(0), 0.05, 0.0)
+    after = Learner.create(tiny_decoder(1), 0.05, 0.9)
+    assert after.restore(before.state(7)) == 7
+    for name, value in before.decoder.state_dict().items():
+        assert torch.equal(after.result.state_dict()[name], value)
+
+
+def test_another_architecture_than_that_of_init_from_is_refused():
+    check_same_architecture("a", replace(TINY, window=None), DecoderConfig())
+    check_same_architecture("a", replace(TINY, cardinality=16), replace(TINY, cardinality=1024))
+    with pytest.raises(ConfigError, match="layers 2 where architecture says 3, lookahead_frames 0 where"):
+        check_same_architecture("a", TINY, replace(TINY, layers=3, lookahead_frames=5))

@@ -88,7 +88,7 @@ def test_streaming_equals_teacher_forcing(t_f, k, late):
 @given(
     t_f=st.integers(-25, 25),
     k=st.integers(1, 9),
-    window=st.integers(3, 30),
+    window=st.one_of(st.none(), st.integers(3, 30)),
     sinks=st.integers(0, 5),
     delays=st.lists(st.integers(0, 4), min_size=1, max_size=4),
     late=st.sampled_from([0.0, 0.3]),
@@ -96,7 +96,7 @@ def test_streaming_equals_teacher_forcing(t_f, k, late):
     seed=st.integers(0, 2**20),
 )
 def test_streaming_equals_teacher_forcing_with_any_window(t_f, k, window, sinks, delays, late, capacity, seed):
-    decoder = tiny_decoder(window=max(window, sinks + 1), sinks=sinks)
+    decoder = tiny_decoder(window=window and max(window, sinks + 1), sinks=sinks)
     heard = torch.randint(0, 16, (len(delays), FRAMES, 2), generator=torch.Generator().manual_seed(seed))
     sampling = Sampling()
     delays = [delay - min(delays) for delay in delays]
@@ -138,12 +138,13 @@ def test_a_row_that_hears_further_ahead_later_finds_its_window_again():
     heard = torch.randint(0, 16, (2, 40, 2), generator=torch.Generator().manual_seed(3))
     stream = StreamingDecoder(decoder, capacity=4)
     state = stream.initial_state(2)
-    generator, counts = torch.Generator().manual_seed(0), [2, 2, 2, 2, 2, 2, 2, 2, 14, 2, 8]
+    generator, counts = torch.Generator().manual_seed(0), [2, 2, 2, 2, 2, 2, 2, 2, [1] * 14, 2, 8]
     codes, scores, visible, sizes = [], [], [], []
     at = 0
     for count in counts:
-        stream.hear(state, heard[:, at : at + count], torch.tensor([count, count]))
-        at += count
+        for part in count if isinstance(count, list) else [count]:
+            stream.hear(state, heard[:, at : at + part], torch.tensor([part, part]))
+            at += part
         chunk = stream.generate(state, 2, Sampling(), generator)
         codes.append(chunk.codes)
         scores.append(chunk.log_probs)
@@ -172,8 +173,9 @@ def test_late_frames_are_seen_by_later_chunks():
     assert (scores - expected).abs()[whole].max() > 1e-2
 
 
-def test_an_amendment_that_changes_nothing_changes_nothing():
-    decoder = tiny_decoder()
+@pytest.mark.parametrize("window", [250, None])
+def test_an_amendment_that_changes_nothing_changes_nothing(window):
+    decoder = tiny_decoder(window=window)
     stream = StreamingDecoder(decoder)
     heard = torch.randint(0, 16, (2, 6, 2))
     logs = []
@@ -190,7 +192,21 @@ def test_an_amendment_that_changes_nothing_changes_nothing():
     assert torch.allclose(*logs, atol=1e-5)
 
 
+def test_an_amendment_leaves_rows_alone_of_which_nothing_was_decided():
+    decoder = tiny_decoder()
+    stream = StreamingDecoder(decoder)
+    logs = []
+    for amend in (False, True):
+        state = stream.initial_state(2)
+        generator = torch.Generator().manual_seed(0)
+        stream.generate(state, 4, Sampling(), generator)
+        if amend:
+            stream.amend(state, torch.full((2, 4, 2), 7), torch.tensor([4, 0]), torch.tensor([4, 4]))
+        logs.append(stream.generate(state, 4, Sampling(), generator).log_probs)
+    assert torch.equal(logs[0][1], logs[1][1]) and not torch.allclose(logs[0][0], logs[1][0])
+
+
 def test_generating_nothing_is_an_error():
     stream = StreamingDecoder(tiny_decoder())
-    with pytest.raises(ValueError, match="k must be"):
+    with pytest.raises(ValueError, match="k is 0"):
         stream.generate(stream.initial_state(1), 0, Sampling())

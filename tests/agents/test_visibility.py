@@ -27,6 +27,17 @@ def test_mask_by_hand():
     assert both == [[0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 0], [1, 0, 0, 1, 1, 1]]
 
 
+def test_window_and_sinks_by_hand():
+    # T = 5, everything heard, a window of 2 frames and one sink: n sees n - 1, n and 0.
+    masks = attention_masks(torch.full((1, 5), 5), window=2, sinks=1)
+    heard, both = ((mask == 0).int().tolist() for mask in (masks[0], masks[1][0, 0]))
+    own = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 0, 1, 1, 0], [1, 0, 0, 1, 1]]
+    assert heard == own
+    # Input ahead of the output is within the window however far ahead it is.
+    ahead = [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 0, 1, 1, 1], [1, 0, 0, 1, 1]]
+    assert both == [first + second for first, second in zip(ahead, own, strict=True)]
+
+
 def test_rows_have_their_own_conditions():
     visible = visible_frames(4, torch.tensor([0, 2]), torch.tensor([1, 4]))
     assert visible.tolist() == [[0, 1, 2, 3], [2, 2, 2, 2]]
