@@ -20,13 +20,13 @@ from jamgym.codec import Codec
 from jamgym.corpus import Corpus, Split
 from jamgym.errors import ConfigError, JamgymError
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
-from jamgym_agents.distributed import Workers, join_workers
-from jamgym_agents.input_use import validate
-from jamgym_agents.learner import Learner
-from jamgym_agents.live_sample import live_mix
-from jamgym_agents.pretraining_batch import StepInputs, draw_step, dropout_seed
-from jamgym_agents.pretraining_losses import count_entries, losses, weighted_sum
-from jamgym_agents.token_data import TokenSet, load_tokens
+from jamgym_agents.mle.batch import StepInputs, draw_step, dropout_seed
+from jamgym_agents.mle.distributed import Workers, join_workers
+from jamgym_agents.mle.input_use import validate
+from jamgym_agents.mle.learner import Learner
+from jamgym_agents.mle.live_sample import live_mix
+from jamgym_agents.mle.losses import count_entries, losses, weighted_sum
+from jamgym_agents.mle.token_data import TokenSet, load_tokens
 
 if TYPE_CHECKING:
     from jamgym.run import Run

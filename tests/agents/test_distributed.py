@@ -16,7 +16,7 @@ import yaml
 from jamgym.errors import ConfigError
 from jamgym.files import plain
 from jamgym.run import Run, read_metrics
-from jamgym_agents.distributed import Workers, choose_device
+from jamgym_agents.mle.distributed import Workers, choose_device
 from jamgym_agents.pretraining import pretrain
 
 from .helpers import TINY

@@ -4,8 +4,8 @@ import torch
 
 from jamgym.errors import ConfigError
 from jamgym.testing import ToyCodec, ToyCorpus
-from jamgym_agents.input_use import _other_song, input_use, validate
-from jamgym_agents.token_data import load_tokens
+from jamgym_agents.mle.input_use import _other_song, input_use, validate
+from jamgym_agents.mle.token_data import load_tokens
 
 from .helpers import tiny_decoder
 

@@ -13,12 +13,14 @@ from jamgym.config import config_from_mapping, read_yaml
 from jamgym.errors import ConfigError, JamgymError
 from jamgym.run import Run
 from jamgym.testing import ToyCodec
-from jamgym_agents import pretraining, pretraining_batch, pretraining_losses
+from jamgym_agents import pretraining
 from jamgym_agents.checkpoint import load_decoder
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
-from jamgym_agents.learner import Learner
+from jamgym_agents.mle import batch as mle_batch
+from jamgym_agents.mle import losses as mle_losses
+from jamgym_agents.mle.batch import hidden_spans
+from jamgym_agents.mle.learner import Learner
 from jamgym_agents.pretraining import PretrainConfig, check_same_architecture, learning_rate, pretrain
-from jamgym_agents.pretraining_batch import hidden_spans
 
 from .helpers import TINY, tiny_decoder
 
@@ -48,7 +50,7 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 def train(folder, resume=False, fail_at=None, monkeypatch=None, config=CONFIG):
-    original = pretraining_batch.draw_conditions
+    original = mle_batch.draw_conditions
     calls = []
 
     def failing(*args):
@@ -61,7 +63,7 @@ def train(folder, resume=False, fail_at=None, monkeypatch=None, config=CONFIG):
         monkeypatch.context() as patch,
         Run.create(folder, command="pretrain", config={}, seed=0, resume=resume, quiet=True) as run,
     ):
-        patch.setattr(pretraining_batch, "draw_conditions", failing)
+        patch.setattr(mle_batch, "draw_conditions", failing)
         return pretrain(config, run)
 
 
@@ -159,7 +161,7 @@ def test_the_lookahead_loss_is_logged_and_trains_its_head(tmp_path, monkeypatch)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining_losses, "token_loss", lambda logits, codes: logits[..., 0] * float("nan"))
+    monkeypatch.setattr(mle_losses, "token_loss", lambda logits, codes: logits[..., 0] * float("nan"))
     with pytest.raises(JamgymError, match="norm nan"):
         train(tmp_path / "run", monkeypatch=monkeypatch)
     assert not (tmp_path / "run/decoder.safetensors").exists()

@@ -4,7 +4,7 @@ import torch
 
 from jamgym.errors import CorpusError
 from jamgym.testing import ToyCodec, ToyCorpus
-from jamgym_agents.token_data import NO_CHORD, encode_song, frame_chroma, load_tokens
+from jamgym_agents.mle.token_data import NO_CHORD, encode_song, frame_chroma, load_tokens
 
 
 class Counting(ToyCorpus):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jamgym_agents.token_data import TokenBatch, TokenSet
+from jamgym_agents.mle.token_data import TokenBatch, TokenSet
 
 if TYPE_CHECKING:
     from jamgym_agents.pretraining import PretrainConfig

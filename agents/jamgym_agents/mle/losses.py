@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from jamgym_agents.decoder import DecoderOutput
 from jamgym_agents.lookahead import coming_frames
-from jamgym_agents.pretraining_batch import StepInputs
+from jamgym_agents.mle.batch import StepInputs
 from jamgym_agents.visibility import visible_frames
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import torch
 
 from jamgym.errors import ConfigError
 from jamgym_agents.decoder import AccompanimentDecoder
-from jamgym_agents.pretraining_losses import token_loss
-from jamgym_agents.token_data import TokenBatch
+from jamgym_agents.mle.losses import token_loss
+from jamgym_agents.mle.token_data import TokenBatch
 
 
 @torch.no_grad()

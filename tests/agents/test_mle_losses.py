@@ -7,11 +7,11 @@ from torch.nn import functional as F
 
 from jamgym.testing import ToyCodec, ToyCorpus
 from jamgym_agents.checkpoint import new_decoder
-from jamgym_agents.distributed import Workers
+from jamgym_agents.mle.batch import draw_step, dropout_seed
+from jamgym_agents.mle.distributed import Workers
+from jamgym_agents.mle.losses import count_entries, losses
+from jamgym_agents.mle.token_data import load_tokens
 from jamgym_agents.pretraining import gather_gradients
-from jamgym_agents.pretraining_batch import draw_step, dropout_seed
-from jamgym_agents.pretraining_losses import count_entries, losses
-from jamgym_agents.token_data import load_tokens
 
 from .helpers import TINY
 from .test_pretraining import CONFIG

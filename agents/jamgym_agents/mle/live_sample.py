@@ -9,9 +9,9 @@ from torch import Tensor
 
 from jamgym.codec import Codec
 from jamgym_agents.decoder import AccompanimentDecoder
+from jamgym_agents.mle.token_data import TokenBatch
 from jamgym_agents.sampling import Sampling
 from jamgym_agents.streaming import StreamingDecoder
-from jamgym_agents.token_data import TokenBatch
 
 
 @torch.no_grad()
