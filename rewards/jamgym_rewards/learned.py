@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jamgym.checkpoint import load_tensors, save_tensors
-from jamgym.errors import CheckpointError, RewardError
+from jamgym.errors import CheckpointError, ConfigError, RewardError
 from jamgym.reward import Windows
 from jamgym_rewards.features import SAMPLE_RATE, Analysis, FeatureSpec, cut, prepare
 from jamgym_rewards.gating import FLOOR, GateSettings, gated, openness
@@ -169,6 +169,11 @@ class LearnedReward:
                 self._read(self._weights)
             else:
                 asset = files("jamgym_rewards") / "assets" / f"{self.name}.safetensors"
+                if not asset.is_file():
+                    raise ConfigError(
+                        f"jamgym ships no weights for reward {self.name!r}. Train them with `jamgym train-coherence "
+                        f"--model {self.name}` and give weights=PATH."
+                    )
                 with as_file(asset) as path:
                     self._read(path)
         assert self._network is not None and self._analysis is not None

@@ -96,6 +96,15 @@ def test_weights_survive_a_file(tmp_path):
     np.testing.assert_allclose(reward.score(windows), own.score(windows), atol=5e-3)
 
 
+def test_a_reward_without_shipped_weights_says_how_to_get_them():
+    class Other(DiscriminativeReward):
+        name = "other"
+
+    audio = np.zeros((1, RATE), dtype=np.float32)
+    with pytest.raises(ConfigError, match="ships no weights for reward 'other'.*train-coherence"):
+        Other().score(Windows(audio, audio, RATE))
+
+
 def test_it_may_be_trained_on_and_is_no_judge():
     FinetuneConfig(reward="discriminative")
     with pytest.raises(ConfigError, match="evaluation only"):
