@@ -303,6 +303,6 @@ def _finish(
 
 def _command(config: CoherenceTrainingConfig) -> str:
     """Return the command line that trains the same weights again."""
-    names = ("model", "songs", "steps", "max_minutes", "batch", "seed")
+    names = ("model", "songs", "validation_songs", "steps", "max_minutes", "batch", "seed")
     given = {name: getattr(config, name) for name in names}
     return "jamgym train-coherence " + " ".join(f"--{k} {v}" for k, v in given.items() if v is not None)

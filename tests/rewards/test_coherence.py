@@ -17,8 +17,7 @@ from jamgym_rewards.judge import JudgeReward
 from jamgym_rewards.learned import Calibration, save_weights
 
 RATE = 16000
-SHIPPED = [CoherenceReward, JudgeReward]
-REWARDS = [*SHIPPED, DiscriminativeReward]
+REWARDS = [CoherenceReward, JudgeReward, DiscriminativeReward]
 
 
 @pytest.fixture(params=REWARDS, ids=lambda r: r.name)
@@ -55,6 +54,11 @@ class TestCoherenceConforms(RewardConformance):
 class TestJudgeConforms(RewardConformance):
     def make(self) -> RewardModel:
         return JudgeReward()
+
+
+class TestDiscriminativeConforms(RewardConformance):
+    def make(self) -> RewardModel:
+        return DiscriminativeReward()
 
 
 def test_no_windows_no_scores(reward):
@@ -144,7 +148,7 @@ def test_weights_of_another_kind_are_refused(tmp_path):
         _ = CoherenceReward(weights=path).version
 
 
-@pytest.mark.parametrize("kind", SHIPPED, ids=lambda r: r.name)
+@pytest.mark.parametrize("kind", REWARDS, ids=lambda r: r.name)
 def test_shipped_weights_tell_the_true_stem(kind):
     corpus = BandCorpus()
     pairs = []
@@ -162,7 +166,7 @@ def test_shipped_weights_tell_the_true_stem(kind):
     assert (truth > stranger).mean() >= 0.75
 
 
-@pytest.mark.parametrize("kind", SHIPPED, ids=lambda r: r.name)
+@pytest.mark.parametrize("kind", REWARDS, ids=lambda r: r.name)
 def test_shipped_weights_have_a_card_and_are_small(kind):
     assets = files("jamgym_rewards") / "assets"
     card = json.loads((assets / f"{kind.name}.json").read_text())
