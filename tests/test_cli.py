@@ -341,4 +341,5 @@ def test_every_command_has_help_with_documented_settings(command, capsys):
     assert all(example in text for example in command.examples)
     assert 2 <= len(command.examples) <= 4
     for example in command.examples:
-        assert f"{example} ".startswith(f"jamgym {command.name} ")
+        together = command.distributed and example.startswith("torchrun ") and f" jamgym.cli {command.name} " in example
+        assert together or f"{example} ".startswith(f"jamgym {command.name} ")
