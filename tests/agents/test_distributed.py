@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -38,13 +37,18 @@ CPU = torch.device("cpu")
 
 
 def launch(folder, *options):
-    """Start two processes as torchrun does."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    """Start two processes as torchrun does: they find each other in a store that outlives them both."""
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "jamgym.cli", "pretrain", "--out", str(folder), *options]
-    return [
+    processes = [
         subprocess.Popen(
             command,
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -54,9 +58,11 @@ def launch(folder, *options):
         )
         for rank in range(2)
     ]
+    return processes, store
 
 
-def finish(processes):
+def finish(launched):
+    processes, _ = launched
     texts = [process.communicate(timeout=180)[0] for process in processes]
     return [process.returncode for process in processes], "\n".join(texts)
 
@@ -65,13 +71,13 @@ def finish(processes):
 def test_two_processes_train_as_one_and_stop_and_resume_together(tmp_path, monkeypatch):
     monkeypatch.setenv("JAMGYM_CACHE", str(tmp_path / "cache"))
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(plain(asdict(TOGETHER))))
-    both = launch(tmp_path / "two", "--config", str(tmp_path / "c.yaml"))
+    both, store = launch(tmp_path / "two", "--config", str(tmp_path / "c.yaml"))
     log = tmp_path / "two/metrics.jsonl"
     limit = time.monotonic() + 120
     while not log.exists() and time.monotonic() < limit and both[0].poll() is None:
         time.sleep(0.02)
     both[1].send_signal(signal.SIGINT)
-    codes, text = finish(both)
+    codes, text = finish((both, store))
     assert codes == [130, 130] and "torchrun --nproc-per-node 2 -m jamgym.cli pretrain" in text, text
     assert json.loads((tmp_path / "two/run.json").read_text())["status"] == "stopped"
     assert 0 < read_metrics(log)[-1]["step"] < 75 and (tmp_path / "two/checkpoint.safetensors").exists()
