@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +21,6 @@ FILL_FRAMES = {True: 16, False: 64}
 #: A call that takes longer in seconds needs no warm-up and ends its block.
 LONG_CALL = 1.0
 SAMPLING = Sampling()
-CLOCKS = {"wall": perf_counter, "cpu": process_time}
 
 
 @dataclass(frozen=True)

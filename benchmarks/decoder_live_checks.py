@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from decoder_contestants import CLOCKS, SAMPLING, Music, filled_state, hear_until, spread, state_bytes
+from decoder_contestants import SAMPLING, Music, filled_state, hear_until, spread, state_bytes
+from measuring import CLOCKS
 
 from jamgym import AccompanimentVectorEnv, EpisodeSource, Timing
 from jamgym.benchmark.profiling import call_seconds

@@ -32,6 +32,7 @@ from jamgym.corpus import INSTRUMENTS
 from jamgym_agents.attention import Block, rotary_angles, rotate
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.sampling import Sampling, draw, transform
+from jamgym_agents.streaming import draw_frame
 from jamgym_agents.visibility import additive, visible_frames
 
 #: Positions that are encoded at once, over all rows; more only takes more memory.
@@ -171,13 +172,7 @@ class ReencodingDecoder:
                 for rows in row_groups(len(heard), 2 * frames)
             ]
         )
-        partial = hidden.new_zeros(len(hidden), decoder.config.latent_dim)
-        codes = []
-        for q in range(decoder.config.num_codebooks):
-            code = draw(transform(decoder.depth.level_logits(hidden, partial, q), sampling), generator)
-            partial = partial + decoder.vectors[q][code]
-            codes.append(code)
-        return torch.stack(codes, dim=1).unsqueeze(1)
+        return draw_frame(decoder, hidden, sampling, generator)[0].unsqueeze(1)
 
 
 class FusedDecoder(nn.Module):

@@ -29,7 +29,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from decoder_contestants import (
-    CLOCKS,
     Contestant,
     Music,
     Record,
@@ -42,6 +41,7 @@ from decoder_contestants import (
 )
 from decoder_live_checks import Check, flat_cost, real_time
 from decoder_references import CodeHistory, FusedDecoder, ReencodingDecoder
+from measuring import CLOCKS, positive
 from rich.console import Console
 from rich.table import Table
 
@@ -234,13 +234,6 @@ def check_table(checks: list[Check]) -> Table:
         wish = "" if check.target is None else f"{sign} {amount(check.target)}"
         table.add_row(check.label, amount(check.value), wish, {True: "met", False: "missed", None: ""}[check.met])
     return table
-
-
-def positive(text: str) -> int:
-    """Return a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

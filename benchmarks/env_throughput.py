@@ -15,7 +15,6 @@ import gc
 import json
 import os
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from measuring import CLOCKS, positive
 from rich.console import Console
 from rich.table import Table
 from rollout_share import encode_all, rollout_share
@@ -32,7 +32,6 @@ from rollout_share import encode_all, rollout_share
 from jamgym import AccompanimentEnv, AccompanimentVectorEnv, EpisodeSource, Timing
 from jamgym.testing import ToyCodec, ToyCorpus, ToyReward
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 #: What gymnasium's environments made on the machine that the targets were set on, in the same units.
 GYMNASIUM_THERE = {"cartpole_vector": 4.0e6, "cartpole_single": 121e3}
 
@@ -243,13 +242,6 @@ def make_table(
         )
         table.add_row(target.label, "", amount(target.value), "", "", verdict, scaled)
     return table
-
-
-def positive(text: str) -> int:
-    """Return a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -41,9 +41,9 @@ RATIOS = {
 }
 
 
-def run(*arguments):
+def run(*arguments, script=SCRIPT):
     return subprocess.run(
-        [sys.executable, SCRIPT, *arguments],
+        [sys.executable, script, *arguments],
         capture_output=True,
         text=True,
         timeout=600,
@@ -99,13 +99,7 @@ def test_wrong_sizes_are_refused():
 def test_reward_validity(tmp_path):
     out = tmp_path / "out.json"
     mixture = "{name: mixture, rewards: [level, silence]}"
-    result = subprocess.run(
-        [sys.executable, VALIDITY, "--songs", "3", "--rewards", "harmony", mixture, "--out", out],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    result = run("--songs", "3", "--rewards", "harmony", mixture, "--out", out, script=VALIDITY)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "AUC of the truth against" in result.stdout and "Mean score of attacks" in result.stdout
     found = json.loads(out.read_text())["rewards"]
@@ -149,13 +143,7 @@ def test_versions_are_what_their_names_say(monkeypatch):
 def test_hpss(tmp_path):
     script = SCRIPT.with_name("hpss.py")
     out = tmp_path / "out.json"
-    result = subprocess.run(
-        [sys.executable, script, "--clips", "1", "--repeats", "1", "--out", out],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    result = run("--clips", "1", "--repeats", "1", "--out", out, script=script)
     assert result.returncode == 0, result.stderr[-3000:]
     report = json.loads(out.read_text())
     assert report["largest_difference"] < 1e-6 and report["ratio"] > 0
@@ -288,14 +276,8 @@ def test_decoder_throughput(tmp_path):
     out = tmp_path / "out.json"
     sizes = ("--size", "128", "1", "--k", "1", "2", "--batch", "1", "2", "--history", "1", "60", "--window", "20")
     calls = ("--calls", "2", "--block", "1", "--warm-up", "1", "--limit", "0.05", "--threads", "1")
-    result = subprocess.run(
-        [sys.executable, SCRIPT.with_name("decoder_throughput.py"), *sizes, *calls]
-        + ["--stream-seconds", "1", "--stream-history", "4", "--json", out],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    streams = ("--stream-seconds", "1", "--stream-history", "4", "--json", out)
+    result = run(*sizes, *calls, *streams, script=SCRIPT.with_name("decoder_throughput.py"))
     assert result.returncode == 0, result.stderr[-3000:]
     assert "(a) no cache" in result.stdout and "met" in result.stdout
     report = json.loads(out.read_text())

@@ -124,15 +124,14 @@ class Block(nn.Module):
 
         Args:
             x: `(B, 2 T, C)`.
-            angles: Of the `2 T` frame times.
+            angles: Of the T frame times, which both streams share.
             masks: Biases `(T, T)` of the input stream, which attends to itself alone, and `(B, 1, T, 2 T)` of the
                 output stream; 0 where it may attend, -inf where not.
             sinks: Of the input and of the output stream; None while T fits into the window.
         """
         frames = x.shape[1] // 2
-        q, key, value = self.project(x, angles)
+        q, key, value = self.project(x, (angles[0].repeat(2, 1), angles[1].repeat(2, 1)))
         heard_sinks, played_sinks = sinks or (None, None)
-        first, second = ((cos, sin) for cos, sin in zip(*(part.split(frames) for part in angles), strict=True))
-        heard = self.attend(q[:, :, :frames], key[:, :, :frames], value[:, :, :frames], masks[0], first, heard_sinks)
-        played = self.attend(q[:, :, frames:], key, value, masks[1], second, played_sinks)
+        heard = self.attend(q[:, :, :frames], key[:, :, :frames], value[:, :, :frames], masks[0], angles, heard_sinks)
+        played = self.attend(q[:, :, frames:], key, value, masks[1], angles, played_sinks)
         return self.finish(x, torch.cat([heard, played], dim=1))

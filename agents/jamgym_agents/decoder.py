@@ -186,15 +186,14 @@ class AccompanimentDecoder(nn.Module):
         played = self.embed_played(output_codes[:, :-1], instrument, history_hidden)
         x = torch.cat([self.embed_heard(input_codes), self.embed_start(instrument), played], dim=1)
         positions = torch.arange(frames, device=x.device)
-        angles = rotary_angles(positions.repeat(2), self.head_dim)
+        angles = rotary_angles(positions, self.head_dim)
         window, count = self.config.window, self.config.sinks
         masks = attention_masks(visible_frames(frames, t_f, k), window, count)
         sinks = None
         if window is not None and frames > window and count:
             far = rotary_angles(positions.clamp_max(window - 1), self.head_dim)
-            own = rotary_angles(positions, self.head_dim)
             first, second = slice(count), slice(frames, frames + count)
-            sinks = Sinks.of(own, far, first), Sinks.of(own, far, first, second)
+            sinks = Sinks.of(angles, far, first), Sinks.of(angles, far, first, second)
         for block in self.blocks:
             x = block(x, angles, masks, sinks)
         x = self.norm(x)

@@ -34,6 +34,31 @@ class Chunk:
     hidden: Tensor
 
 
+def draw_frame(
+    decoder: AccompanimentDecoder, hidden: Tensor, sampling: Sampling, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw the codes of one frame, codebook by codebook.
+
+    Args:
+        decoder: Whose depth module is asked.
+        hidden: `(B, C)` what the output stream knows before the frame.
+        sampling: How codes are drawn.
+        generator: Of the draws.
+
+    Returns:
+        Codes `(B, Q)` int64, and their log-probabilities `(B, Q)` under the distribution they were drawn from.
+    """
+    partial = hidden.new_zeros(len(hidden), decoder.config.latent_dim)
+    codes, scores = [], []
+    for q in range(decoder.config.num_codebooks):
+        distribution = transform(decoder.depth.level_logits(hidden, partial, q), sampling)
+        code = draw(distribution, generator)
+        scores.append(distribution.gather(1, code.unsqueeze(1))[:, 0])
+        partial = partial + decoder.vectors[q][code]
+        codes.append(code)
+    return torch.stack(codes, dim=1), torch.stack(scores, dim=1)
+
+
 @dataclass(frozen=True)
 class _View:
     """Where M new frames of a stream stand, what they may look at, and where their keys go.
@@ -97,7 +122,7 @@ class StreamingDecoder:
         self, state: DecoderState, k: int, sampling: Sampling, generator: torch.Generator | None = None
     ) -> Chunk:
         """Decode the next k frames of every row from what was heard so far."""
-        decoder, codebooks = self.decoder, self.decoder.config.num_codebooks
+        decoder = self.decoder
         if k < 1:
             raise ValueError(f"k is {k}; it must be at least 1")
         extent = state.make_room(k, PLAYED)
@@ -111,17 +136,9 @@ class StreamingDecoder:
                 x = torch.where(start, decoder.embed_start(state.instrument), x)
             hidden = decoder.norm(self._run(x, view.frame(index), state))[:, 0]
             first = hidden if first is None else first
-            partial = hidden.new_zeros(len(hidden), decoder.config.latent_dim)
-            frame, scores = [], []
-            for q in range(codebooks):
-                distribution = transform(decoder.depth.level_logits(hidden, partial, q), sampling)
-                code = draw(distribution, generator)
-                scores.append(distribution.gather(1, code.unsqueeze(1))[:, 0])
-                partial = partial + decoder.vectors[q][code]
-                frame.append(code)
-            state.last = torch.stack(frame, dim=1)
+            state.last, scores = draw_frame(decoder, hidden, sampling, generator)
             codes.append(state.last)
-            log_probs.append(torch.stack(scores, dim=1))
+            log_probs.append(scores)
         assert first is not None
         state.played += k
         return Chunk(torch.stack(codes, 1), torch.stack(log_probs, 1), first)
@@ -166,14 +183,18 @@ class StreamingDecoder:
         to everything heard; both as far back as the window reaches. `extent` is what `make_room` returned.
         """
         config, places = self.decoder.config, positions.unsqueeze(2)
+
+        def seen(newest: Tensor, last: Tensor) -> Tensor:
+            """Return the mask of a stream whose `newest` frame was written last and whose `last` one may be seen."""
+            frames = slot_frames(newest, extent, state.capacity, config.sinks)
+            return (frames >= 0) & (frames <= last) & in_reach(frames, places, config.window, config.sinks)
+
         # As if all M were written: those that are not yet are later than any frame that looks.
-        frames = slot_frames(positions[:, -1], extent, state.capacity, config.sinks)
-        allowed = (frames >= 0) & (frames <= places) & in_reach(frames, places, config.window, config.sinks)
-        used, slots = slice(HEARD, 2 * frames.shape[-1], 2), config.sinks
+        allowed = seen(positions[:, -1], places)
+        used, slots = slice(HEARD, 2 * allowed.shape[2], 2), config.sinks
         if stream == PLAYED:
-            frames = slot_frames(state.heard - 1, extent, state.capacity, config.sinks)
-            heard = (frames >= 0) & (frames < state.heard.view(-1, 1, 1))
-            heard = heard & in_reach(frames, places, config.window, config.sinks)
+            newest = state.heard - 1
+            heard = seen(newest, newest.view(-1, 1, 1))
             allowed = torch.stack([heard.expand_as(allowed), allowed], dim=3).flatten(2)
             used, slots = slice(0, allowed.shape[2]), 2 * config.sinks
         angles, sinks = self._angles(positions), None

@@ -101,10 +101,10 @@ class Comparison:
             label: {
                 measure: {
                     "values": values.tolist(),
-                    "mean": _plain(self.interval(label, measure)),
-                    "iqm": _plain(
-                        iqm_interval(self.per_song(label, measure), resamples=self.resamples, seed=self.seed)
-                    ),
+                    "mean": self.interval(label, measure).to_json(),
+                    "iqm": iqm_interval(
+                        self.per_song(label, measure), resamples=self.resamples, seed=self.seed
+                    ).to_json(),
                 }
                 for measure, values in self.values[label].items()
             }
@@ -125,7 +125,7 @@ class Comparison:
             "omitted_metrics": dict(self.omitted),
             "policies": policies,
             "paired_differences": [
-                {"a": a, "b": b, "measure": measure, **_plain(self.difference(a, b, measure))}
+                {"a": a, "b": b, "measure": measure, **self.difference(a, b, measure).to_json()}
                 for a, b in self.pairs()
                 for measure in self.metrics
             ],
@@ -234,7 +234,3 @@ def usable_metrics(
         else:
             usable.append(metric)
     return usable, omitted
-
-
-def _plain(interval: Interval) -> dict[str, float | int]:
-    return {"estimate": interval.estimate, "low": interval.low, "high": interval.high, "songs": interval.count}

@@ -110,7 +110,7 @@ def evaluate_grid(config: EvaluationConfig, run: Run) -> dict[str, float]:
         song_ids=tuple(episode.song_id for episode in episodes),
         omitted=omitted,
         setting={**setting, "corpus_name": source.corpus.name, "allow_lookahead": config.allow_lookahead},
-        players={label: [p.identity() for p in players if p.label == label] for label in _labels(players)},
+        players={label: [p.identity for p in players if p.label == label] for label in _labels(players)},
         seed=config.seed,
         resamples=config.resamples,
     )

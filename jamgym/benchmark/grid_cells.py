@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,9 @@ class Player:
     spec: str | Mapping[str, Any] = field(hash=False)
     anchor: bool = False
 
+    @cached_property
     def identity(self) -> dict[str, Any]:
-        """Return as plain data what makes this player another one: its arguments and its weights.
+        """What makes this player another one, as plain data: its arguments and its weights.
 
         Raises:
             RunError: The checkpoint cannot be read.
@@ -92,7 +94,7 @@ class CellStore:
             before = {**found["setting"], "policy": found["policy"]}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{path} is damaged ({error}). Delete it and resume: its cell is played anew.") from error
-        now = {**self._setting, "policy": player.identity()}
+        now = {**self._setting, "policy": player.identity}
         changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if changed:
             raise ConfigError(
@@ -104,7 +106,7 @@ class CellStore:
     def write(self, player: Player, t_f: int | None, k: int | None, scores: Scores, seconds: float) -> None:
         """Write a cell, atomically; `seconds` is what it took."""
         cell = {"label": player.label, "seed": player.seed, "t_f": t_f, "k": k, "seconds": round(seconds, 2)}
-        identity = {"policy": player.identity(), "setting": self._setting}
+        identity = {"policy": player.identity, "setting": self._setting}
         self._run.write_json(_name(player, t_f, k), {**cell, **identity, "scores": scores})
 
 

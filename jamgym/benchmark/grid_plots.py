@@ -70,6 +70,6 @@ def _draw_cells(axis: Any, results: GridResults, method: str, metric: str) -> No
 
 def _ends(interval: Interval) -> tuple[float, float]:
     """Return the ends; of one song, which has none, the estimate itself."""
-    if not np.isfinite([interval.low, interval.high]).all():
+    if not interval.bounded:
         return interval.estimate, interval.estimate
     return interval.low, interval.high

@@ -5,17 +5,13 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from jamgym.benchmark.grid_results import GridResults
 from jamgym.benchmark.grid_statistics import Extremes, Trend
 from jamgym.benchmark.statistics import Interval
-from jamgym.benchmark.table import LATE, format_interval, heading, markdown_grid
+from jamgym.benchmark.table import LATE, ORACLE, format_interval, heading, markdown_grid
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-ORACLE = "LOOK-AHEAD ORACLE"
 
 
 def title(results: GridResults) -> str:
@@ -167,6 +163,6 @@ def _direction(correlation: Interval) -> str:
 
 
 def _short(interval: Interval) -> str:
-    if not np.isfinite([interval.low, interval.high]).all():
+    if not interval.bounded:
         return f"{interval.estimate:.2f}"
     return f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]"

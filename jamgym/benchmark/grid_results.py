@@ -116,7 +116,7 @@ class GridResults:
             "anchors": {
                 label: {
                     "values": {measure: numbers.tolist() for measure, numbers in values.items()},
-                    "means": {measure: _interval(self.anchor(label, measure)) for measure in self.measures},
+                    "means": {measure: self.anchor(label, measure).to_json() for measure in self.measures},
                 }
                 for label, values in self.anchors.items()
             },
@@ -138,9 +138,7 @@ class GridResults:
                 "t_f": ahead,
                 "k": size,
                 "lookahead_oracle": not self.live[a],
-                "means": {
-                    measure: _interval(self.statistics(method, measure).cells[a][b]) for measure in self.measures
-                },
+                "means": {measure: self.statistics(method, measure).cells[a][b].to_json() for measure in self.measures},
                 "values_by_seed": [
                     {measure: numbers[s, a, b].tolist() for measure, numbers in values.items()}
                     for s in range(self.seeds(method))
@@ -161,10 +159,10 @@ def _statistics_json(found: GridStatistics) -> dict[str, Any]:
         "extremes": None
         if corners is None
         else {
-            "best_corner": _interval(corners.best),
-            "worst_corner": _interval(corners.worst),
+            "best_corner": corners.best.to_json(),
+            "worst_corner": corners.worst.to_json(),
             "intervals_touch": corners.touch,
-            "paired_difference": _interval(corners.difference),
+            "paired_difference": corners.difference.to_json(),
         },
     }
 
@@ -172,8 +170,4 @@ def _statistics_json(found: GridStatistics) -> dict[str, Any]:
 def _trend(trend: Trend | None) -> dict[str, Any] | None:
     if trend is None:
         return None
-    return {"over_all_cells": _interval(trend.overall), "mean_within_lines": _interval(trend.within)}
-
-
-def _interval(interval: Interval) -> dict[str, float | int]:
-    return {"estimate": interval.estimate, "low": interval.low, "high": interval.high, "songs": interval.count}
+    return {"over_all_cells": trend.overall.to_json(), "mean_within_lines": trend.within.to_json()}

@@ -40,7 +40,7 @@ def plot_comparison(comparison: Comparison, path: Path | str) -> Path:
         for y, label in zip(place, comparison.labels, strict=True):
             interval = comparison.interval(label, measure)
             colour = "0.5" if label in comparison.anchors else "tab:blue"
-            if np.isfinite([interval.low, interval.high]).all():
+            if interval.bounded:
                 axis.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2)
             axis.plot([interval.estimate], [y], "o", color=colour)
         axis.set_title(heading(measure), fontsize=10)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jamgym.benchmark.call_times import CallTimes, fit_cost, plain_table, rows, sentences, summarise
-from jamgym.benchmark.table import markdown_grid
+from jamgym.benchmark.table import ORACLE, markdown_grid
 from jamgym.codec import Codec
 from jamgym.config import create_from_spec, spec_name
 from jamgym.corpus import Split
@@ -226,7 +226,7 @@ def _write_tables(
     title = f"Time per call of {spec_name(config.policy)}, t_f={config.t_f:+d}, budget {1000 * _budget(timings):g} ms"
     title += "" if threads is None else f", torch threads: {threads}"
     if _budget(timings) < 0:
-        title += ": LOOK-AHEAD ORACLE, cannot be played live"
+        title += f": {ORACLE}, cannot be played live"
     last = f"{{name: trace, path: {run.folder / f'trace-k{max(found)}.jsonl'}}}"
     hint = f"Replay, with the same k: --latency '{last}'"
     if cost is not None:

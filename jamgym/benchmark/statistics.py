@@ -40,6 +40,15 @@ class Interval:
     count: int
 
     @property
+    def bounded(self) -> bool:
+        """Whether there are ends at all; a sample of one has none."""
+        return bool(np.isfinite([self.low, self.high]).all())
+
+    def to_json(self) -> dict[str, float | int]:
+        """Return it as plain data."""
+        return {"estimate": self.estimate, "low": self.low, "high": self.high, "songs": self.count}
+
+    @property
     def excludes_zero(self) -> bool:
         """Whether 0 lies outside [low, high]."""
         return self.low > 0.0 or self.high < 0.0

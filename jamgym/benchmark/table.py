@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from jamgym.benchmark.comparison import Comparison
 from jamgym.benchmark.statistics import Interval
 
@@ -14,6 +12,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LATE = "late_frames"
+#: What a setting that cannot be played live is called wherever it is shown.
+ORACLE = "LOOK-AHEAD ORACLE"
 _HEADINGS = {LATE: "late frames"}
 
 
@@ -36,7 +36,7 @@ def format_interval(interval: Interval, percent: bool = False) -> str:
     def number(value: float) -> str:
         return f"{100 * value:.1f} %" if percent else f"{value:.3f}"
 
-    if not np.isfinite([interval.low, interval.high]).all():
+    if not interval.bounded:
         return f"{number(interval.estimate)} (one song)"
     return f"{number(interval.estimate)} [{number(interval.low)}, {number(interval.high)}]"
 
@@ -59,7 +59,7 @@ def title(comparison: Comparison) -> str:
     if setting:
         text = f"{setting['corpus']} {setting['split']}, {text}, t_f={setting['t_f']:+d}, k={setting['k']}"
     if comparison.lookahead:
-        text += ": LOOK-AHEAD ORACLE, cannot be played live"
+        text += f": {ORACLE}, cannot be played live"
     return text
 
 

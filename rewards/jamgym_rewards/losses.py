@@ -54,11 +54,7 @@ def match_loss(network: FusionNetwork, batch: PairBatch) -> tuple[Tensor, dict[s
     logits = network(heard, prepare(candidates.flatten(0, 1), spec)).view(count, total)
     binary = nn.functional.softplus(-logits[:, 0]).mean() + nn.functional.softplus(logits[:, 1:]).mean()
     choice = nn.functional.cross_entropy(logits, torch.zeros(count, dtype=torch.long))
-    found = logits.detach()
-    return 0.5 * binary + choice, {
-        "accuracy/wrong_versions": float((found[:, :1] > found[:, 1:versions]).float().mean()),
-        "accuracy/random_stem": float((found[:, :1] > found[:, versions:]).float().mean()),
-    }
+    return 0.5 * binary + choice, _accuracies(logits.detach(), versions)
 
 
 def joint_loss(network: JointNetwork, batch: PairBatch) -> tuple[Tensor, dict[str, float]]:
@@ -79,10 +75,17 @@ def joint_loss(network: JointNetwork, batch: PairBatch) -> tuple[Tensor, dict[st
     loss = binary_loss(logits[:, 0], logits[:, 1:])
     found = logits.detach()
     return loss, {
-        "accuracy/wrong_versions": float((found[:, :1] > found[:, 1:versions]).float().mean()),
-        "accuracy/random_stem": float((found[:, :1] > found[:, versions:]).float().mean()),
+        **_accuracies(found, versions),
         "probability/truth": float(found[:, 0].sigmoid().mean()),
         "probability/random_stem": float(found[:, versions:].sigmoid().mean()),
+    }
+
+
+def _accuracies(logits: Tensor, versions: int) -> dict[str, float]:
+    """Return how often the true stem, in the first column, beats its wrong versions and the random stems."""
+    return {
+        "accuracy/wrong_versions": float((logits[:, :1] > logits[:, 1:versions]).float().mean()),
+        "accuracy/random_stem": float((logits[:, :1] > logits[:, versions:]).float().mean()),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ import torch
 from jamgym import AccompanimentVectorEnv
 from jamgym.testing import ToyCodec, ToyCorpus, ToyReward
 from jamgym.wrappers.sb3 import JamgymSB3VecEnv
-from jamgym_agents.checkpoint import new_decoder
+from jamgym_agents.checkpoint import new_decoder, save_decoder
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
+from jamgym_agents.finetuning import FinetuneConfig
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
 
 TINY = DecoderConfig(latent_dim=8, dim=32, layers=2, heads=2, kv_heads=1, depth_dim=32, dropout=0.1)
@@ -50,3 +52,28 @@ def make_ppo(env: AccompanimentVectorEnv, decoder: AccompanimentDecoder | None =
 
 def learn(model: SequencePPO, rollouts: int = 1) -> SequencePPO:
     return model.learn(rollouts * model.n_steps * model.n_envs, log_interval=None)
+
+
+def finetune_config(folder: Path, **settings: Any) -> FinetuneConfig:
+    """Return five toy rollouts from a checkpoint that is written into `folder`; `settings` replace others."""
+    path = folder / "start.safetensors"
+    save_decoder(path, tiny_decoder(), ToyCodec().version, {})
+    toy = FinetuneConfig(
+        corpus={"name": "jamgym.toys:ToyCorpus", "songs": 3, "seconds": 3.0},
+        codec="jamgym.toys:ToyCodec",
+        reward="jamgym.toys:ToyReward",
+        checkpoint=str(path),
+        latency={"name": "lognormal", "median_seconds": 0.15, "sigma": 0.5},
+        t_f=-5,
+        k=5,
+        frames=22,
+        rollouts=5,
+        envs=4,
+        episodes_per_batch=2,
+        critic_warm_up=1,
+        save_every=2,
+        audio_every=0,
+        learning_rate=1e-3,
+        bf16=False,
+    )
+    return replace(toy, **settings)

@@ -81,7 +81,7 @@ def test_masked_positions_have_no_influence():
     layer = block()
     frames = 5
     x = torch.randn(1, 2 * frames, 32)
-    angles = rotary_angles(torch.arange(frames).repeat(2), 8)
+    angles = rotary_angles(torch.arange(frames), 8)
     masks = attention_masks(torch.full((1, frames), 2))
     before = layer(x, angles, masks)
     x[:, 2:frames] += 5.0  # input frames that nobody has heard

@@ -15,12 +15,12 @@ from jamgym.config import config_from_mapping
 from jamgym.errors import CheckpointError, ConfigError, JamgymError, RewardError
 from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyReward
-from jamgym_agents.checkpoint import load_decoder, save_decoder
+from jamgym_agents.checkpoint import load_decoder
 from jamgym_agents.finetuning import FinetuneConfig, finetune
 from jamgym_agents.ppo.buffer import EpisodeBuffer
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
 
-from .helpers import tiny_decoder
+from .helpers import finetune_config
 
 
 class FailsLater(ToyReward):
@@ -44,27 +44,7 @@ class FailsLater(ToyReward):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    path = tmp_path_factory.mktemp("start") / "start.safetensors"
-    save_decoder(path, tiny_decoder(), ToyCodec().version, {})
-    return FinetuneConfig(
-        corpus={"name": "jamgym.toys:ToyCorpus", "songs": 3, "seconds": 3.0},
-        codec="jamgym.toys:ToyCodec",
-        reward="jamgym.toys:ToyReward",
-        checkpoint=str(path),
-        latency={"name": "lognormal", "median_seconds": 0.15, "sigma": 0.5},
-        t_f=-5,
-        k=5,
-        frames=22,
-        rollouts=5,
-        envs=4,
-        episodes_per_batch=2,
-        critic_warm_up=1,
-        save_every=2,
-        audio_every=2,
-        kl_target=0.01,
-        learning_rate=1e-3,
-        bf16=False,
-    )
+    return finetune_config(tmp_path_factory.mktemp("start"), audio_every=2, kl_target=0.01)
 
 
 def train(config, folder, resume=False, before=None):

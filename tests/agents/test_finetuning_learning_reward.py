@@ -9,11 +9,8 @@ import pytest
 from jamgym.checkpoint import load_state
 from jamgym.errors import RewardError
 from jamgym.learning_conformance import same
-from jamgym.testing import ToyCodec
-from jamgym_agents.checkpoint import save_decoder
-from jamgym_agents.finetuning import FinetuneConfig
 
-from .helpers import tiny_decoder
+from .helpers import finetune_config
 from .test_finetuning import assert_same_run, stop_after, train
 
 REWARD = {
@@ -30,26 +27,7 @@ MIXTURE = {"name": "mixture", "rewards": [REWARD, "jamgym.toys:ToyReward"], "wei
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    path = tmp_path_factory.mktemp("start") / "start.safetensors"
-    save_decoder(path, tiny_decoder(), ToyCodec().version, {})
-    return FinetuneConfig(
-        corpus={"name": "jamgym.toys:ToyCorpus", "songs": 3, "seconds": 3.0},
-        codec="jamgym.toys:ToyCodec",
-        reward=REWARD,
-        checkpoint=str(path),
-        latency={"name": "lognormal", "median_seconds": 0.15, "sigma": 0.5},
-        t_f=-5,
-        k=5,
-        frames=22,
-        rollouts=5,
-        envs=4,
-        episodes_per_batch=2,
-        critic_warm_up=1,
-        save_every=2,
-        audio_every=0,
-        learning_rate=1e-3,
-        bf16=False,
-    )
+    return finetune_config(tmp_path_factory.mktemp("start"), reward=REWARD)
 
 
 def figures_of(folder):

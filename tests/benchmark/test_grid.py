@@ -10,27 +10,15 @@ from jamgym.benchmark.grid import make_players
 from jamgym.commands.parsing import parse
 from jamgym.errors import ConfigError, JamgymError, LookaheadError
 from jamgym.run import Run
-from jamgym.testing import ToyCodec, ToyCorpus, ToyReward
+from jamgym.testing import ToyCodec, ToyCorpus
 from jamgym_agents.baselines import TruthPolicy
 from jamgym_agents.checkpoint import new_decoder, save_decoder
 from jamgym_agents.decoder import DecoderConfig
 
+from .helpers import Match
+
 TOY = "jamgym.testing:"
 PLAYED = []
-
-
-class Match(ToyReward):
-    """Share of frames in which played and target, encoded, have the same tone."""
-
-    name = "match"
-
-    def __init__(self):
-        super().__init__(needs=("target",))
-        self.codec = ToyCodec()
-
-    def score(self, windows):
-        played, target = self.codec.encode(windows.played), self.codec.encode(windows.target)
-        return (played[:, :, 1] == target[:, :, 1]).mean(axis=1).astype(np.float32)
 
 
 class NeedsTruth(Match):

@@ -7,21 +7,9 @@ from jamgym.errors import ConfigError, RewardError
 from jamgym.testing import ToyCodec, ToyCorpus, ToyReward
 from jamgym_agents.baselines import RandomCodesPolicy, SilencePolicy, TruthPolicy
 
+from .helpers import Match
+
 LATENCY = {"name": "lognormal", "median_seconds": 0.2, "sigma": 0.5}
-
-
-class Match(ToyReward):
-    """Share of frames in which played and target, encoded, have the same tone."""
-
-    name = "match"
-
-    def __init__(self):
-        super().__init__(needs=("target",))
-        self.codec = ToyCodec()
-
-    def score(self, windows):
-        played, target = self.codec.encode(windows.played), self.codec.encode(windows.target)
-        return (played[:, :, 1] == target[:, :, 1]).mean(axis=1).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
