@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jamgym.corpus import INSTRUMENTS
-from jamgym_agents.attention import Block, rotary_angles, rotate
+from jamgym_agents.attention import Block, rotary_angles
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.sampling import Sampling, draw, transform
 from jamgym_agents.streaming import draw_frame
@@ -110,19 +110,18 @@ def encode_history(
     size = max(16, SCORES // (len(x) * config.heads * 2 * frames))
     for module in decoder.blocks:
         block = cast(Block, module)
-        q, key, value = block.project(x, angles)
+        q, key, value, _ = block.project(x, angles)
         mixed = torch.empty_like(x)
         for begin in range(0, frames, size):
             check()
             end = min(begin + size, frames)
             here, there = slice(begin, end), slice(frames + begin, frames + end)
-            places = (cos[here], sin[here])
             causal = torch.arange(end) <= torch.arange(begin, end).unsqueeze(1)
-            mixed[:, here] = block.attend(q[:, :, here], key[:, :, :end], value[:, :, :end], additive(causal), places)
+            mixed[:, here] = block.attend(q[:, :, here], key[:, :, :end], value[:, :, :end], additive(causal))
             seen = int(visible[end - 1])
             both = [torch.cat([one[:, :, :seen], one[:, :, frames : frames + end]], dim=2) for one in (key, value)]
             allowed = torch.cat([torch.arange(seen) < visible[here].unsqueeze(1), causal], dim=1)
-            mixed[:, there] = block.attend(q[:, :, there], both[0], both[1], additive(allowed), places)
+            mixed[:, there] = block.attend(q[:, :, there], both[0], both[1], additive(allowed))
         check()
         x = block.finish(x, mixed)
     return decoder.norm(x)[:, frames:]
@@ -265,8 +264,7 @@ class FusedDecoder(nn.Module):
         for layer, module in enumerate(self.blocks):
             check()
             block = cast(Block, module)
-            q, fresh_keys, fresh_values = block.project(x, angles)
-            q = rotate(q, angles)
+            q, fresh_keys, fresh_values, _ = block.project(x, angles)
             keys, values = cache[0][layer, rows], cache[1][layer, rows]
             keys[:, :, begin:end], values[:, :, begin:end] = fresh_keys, fresh_values
             if frames == 1:

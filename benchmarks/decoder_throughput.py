@@ -7,7 +7,9 @@
 
 The references are described in `decoder_references.py`: (a) the same weights without any cache, (b) a decoder in the
 scheme of arXiv 2510.22105, which caches within a chunk. Both attend to the whole history, so `StreamingDecoder` is
-measured with its window, as it is shipped, and without one, which is like for like. All of them take turns of a few
+measured with its window, as it is shipped, and without one, which is like for like. The row "history for nothing" is
+(b) with a history of one frame: what its own k + Q - 1 steps take, and so the most that any way to remember the
+history could gain. All of them take turns of a few
 calls, with equal histories, on one machine. A ratio is the median over the turns of what the reference took by what
 `StreamingDecoder` took.
 Nothing is extrapolated: a decoder that reaches `--limit` in a cell stops there, and a call that is given up shows as
@@ -50,11 +52,13 @@ from jamgym_agents.streaming import DecoderState, StreamingDecoder
 
 FRAMES_PER_SECOND = 25
 STREAMING, UNBOUNDED, REENCODING, FUSED = "streaming", "streaming_unbounded", "reencoding", "fused"
+FREE = "fused_free"
 LABELS = {
     STREAMING: "StreamingDecoder",
     UNBOUNDED: "StreamingDecoder, no window",
     REENCODING: "(a) no cache",
     FUSED: "(b) cache per chunk",
+    FREE: "(b), history for nothing",
 }
 
 
@@ -171,7 +175,10 @@ class Grid:
         history = CodeHistory(music.heard[:, : music.visible(frames - k)], music.played, music.instrument)
         contestants: dict[str, Contestant] = {name: self.contestant(name, music, frames, k) for name in self.decoders}
         contestants[REENCODING] = Reference(ReencodingDecoder(self.whole_history, args.t_f, k), history, args.seed)
-        contestants[FUSED] = Reference(FusedDecoder(config, args.t_f, k).eval(), history, args.seed)
+        fused = FusedDecoder(config, args.t_f, k).eval()
+        contestants[FUSED] = Reference(fused, history, args.seed)
+        start = CodeHistory(history.heard[:, :1], history.played[:, :1], history.instrument)
+        contestants[FREE] = Reference(fused, start, args.seed)
         fresh = music.heard[:, music.visible(frames - k) : music.visible(frames)]
         settings = (args.calls, args.warm_up, args.block, args.limit, CLOCKS[args.clock])
         records = time_calls(contestants, fresh, frames, *settings)

@@ -2,6 +2,7 @@
 
     python benchmarks/reward_validity.py --songs 100 --rewards coherence harmony
     python benchmarks/reward_validity.py --rewards '{name: mixture, rewards: [coherence, silence]}' --out out.json
+    python benchmarks/reward_validity.py --guards
 
 For held-out songs of `band`, excerpts of 12 s: the score of a version is the mean over the windows that an episode
 of that length is scored on. Printed are
@@ -10,6 +11,9 @@ of that length is scored on. Printed are
   95 % bootstrap intervals over songs; and the rank correlation, over truth and wrong versions, with the share of
   notes in the known chord and with the F-measure of the known beats.
 - attacks: the mean score of each, and whether it lies above the lower quartile of the truth's scores (marked !).
+
+With `--guards` the columns are the guarded reward, the same without each of its guards in turn, and `coherence` with
+and without its gates: what a guard is good for is what gets through without it.
 """
 
 from __future__ import annotations
@@ -48,6 +52,9 @@ DEFAULT = (
     "level",
     "{name: mixture, rewards: [coherence, silence, repetition, copying, level]}",
 )
+#: A learned reward, and what keeps an agent from its holes.
+GUARDED = "coherence"
+GUARDS = ("silence", "repetition", "copying", "level")
 RULERS = ("note_in_chord", "beat_f")
 VERSIONS = ("truth", *WRONG, *ATTACKS)
 FRAMES_PER_SECOND = 25.0
@@ -135,6 +142,7 @@ def report_of(scores: Scores, rulers: dict[str, Scores], seed: int = 0) -> dict[
     return {
         "truth": asdict(mean_interval(truth, seed=seed)),
         "truth_lower_quartile": quartile,
+        "random_stem": asdict(mean_interval(column["random_stem"], seed=seed)),
         "auc": {name: asdict(auc_interval(truth, wrong, seed)) for name, wrong in kinds.items()},
         "correlation": {
             name: asdict(correlation_interval(scores[:, musical], ruler[:, musical], seed))
@@ -173,12 +181,26 @@ def tables(reports: dict[str, dict[str, Any]]) -> list[Any]:
     bounds = [
         ("truth", lambda report: f"{report['truth']['estimate']:.2f}"),
         ("truth's lower quartile", lambda report: f"{report['truth_lower_quartile']:.2f}"),
+        ("random stem", lambda report: f"{report['random_stem']['estimate']:.2f}"),
     ]
     return [table("AUC of the truth against", valid + ranks), table("Mean score of attacks", bounds + attacks)]
 
 
 def _above(report: dict[str, Any], attack: str) -> bool:
     return bool(report["attacks"][attack]["above_truth_lower_quartile"])
+
+
+def guard_columns() -> dict[str, Any]:
+    """Return the specs of `--guards` by label."""
+    columns: dict[str, Any] = {
+        f"{GUARDED}, no gates": {"name": GUARDED, "gates": None},
+        GUARDED: GUARDED,
+        "all guards": {"name": "mixture", "rewards": [GUARDED, *GUARDS]},
+    }
+    for guard in GUARDS:
+        others = [name for name in GUARDS if name != guard]
+        columns[f"without {guard}"] = {"name": "mixture", "rewards": [GUARDED, *others]}
+    return columns
 
 
 def label_of(reward: RewardModel, spec: Any, taken: Sequence[str]) -> str:
@@ -195,6 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--songs", type=int, default=100, help="held-out songs, 2 to 200")
     parser.add_argument("--rewards", nargs="+", default=list(DEFAULT), help="names, or YAML mappings with `name`")
+    parser.add_argument("--guards", action="store_true", help="what each guard keeps out, in place of --rewards")
     parser.add_argument("--split", default="validation", choices=("validation", "test"))
     parser.add_argument("--codec", default=None, help="send all that is played through this codec first (slow)")
     parser.add_argument("--seed", type=int, default=0)
@@ -203,7 +226,9 @@ def main() -> None:
     if not 2 <= args.songs <= 200:
         parser.error(f"--songs is {args.songs}; give 2 to 200")
     models: dict[str, RewardModel] = {}
-    for text in args.rewards:
+    if args.guards:
+        models = {label: create_from_spec(rewards, spec) for label, spec in guard_columns().items()}
+    for text in () if args.guards else args.rewards:
         spec = parse_yaml(text)
         model = create_from_spec(rewards, spec)
         models[label_of(model, spec, list(models))] = model

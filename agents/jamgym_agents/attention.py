@@ -1,8 +1,11 @@
-"""Transformer blocks with grouped keys and rotary positions that are frame times (Su et al. 2021)."""
+"""Transformer blocks with grouped keys and rotary positions that are frame times (Su et al. 2021).
+
+*Sinks* are the first frames of a stream, which stay in sight when the window has moved on (Xiao et al. 2024,
+arXiv 2309.17453). A query at frame n sees them as if it stood at min(n, window - 1), its *near* place: never farther
+away than training has shown. Until then that is its own place.
+"""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,28 +13,6 @@ from torch.nn import functional as F
 
 #: Cosine and sine `(..., head_dim / 2)` of frame times.
 Angles = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Sinks:
-    """How queries see the first frames of a stream, which stay in sight when the window has moved on.
-
-    A query at frame n sees them as if it stood at min(n, window - 1): never farther away than training has
-    shown (attention sinks, Xiao et al. 2024, arXiv 2309.17453). Until then that is its own place.
-
-    Attributes:
-        angles: `(..., 2 T, h / 2)` of the T queries' own places, and then of their places as the sinks see them.
-        columns: Where the sinks' keys lie.
-    """
-
-    angles: Angles
-    columns: tuple[slice, ...]
-
-    @classmethod
-    def of(cls, angles: Angles, seen: Angles, *columns: slice) -> Sinks:
-        """Join the angles of the queries' own places with those `seen` from the sinks."""
-        cos, sin = (torch.cat(pair, dim=-2) for pair in zip(angles, seen, strict=True))
-        return cls((cos, sin), columns)
 
 
 def rotary_angles(positions: Tensor, head_dim: int, base: float = 10_000.0) -> Angles:
@@ -72,15 +53,34 @@ class Block(nn.Module):
         self.reduce = nn.Linear(4 * dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries `(B, H, T, h)`, not rotated yet, rotated keys and values `(B, G, T, h)` of `(B, T, C)`."""
+    def project(
+        self, x: Tensor, angles: Angles, near: Angles | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return what attention takes from `(B, T, C)`.
+
+        Args:
+            x: `(B, T, C)`.
+            angles: Of the T frames' own places.
+            near: Of their places as the sinks see them; None while all of them are their own.
+
+        Returns:
+            Queries `(B, H, T, h)` and keys `(B, G, T, h)` at their own places, values `(B, G, T, h)`, and the queries
+            at their near places, or None.
+        """
         batch, frames, _ = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(batch, frames, self.heads + 2 * self.kv_heads, self.head_dim)
-        q, key, value = qkv.transpose(1, 2).split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        return q, rotate(key, angles), value
+        turning, value = qkv.transpose(1, 2).split([self.heads + self.kv_heads, self.kv_heads], dim=1)
+        q, key = rotate(turning, angles).split([self.heads, self.kv_heads], dim=1)
+        return q, key, value, None if near is None else rotate(turning[:, : self.heads], near)
 
     def attend(
-        self, q: Tensor, key: Tensor, value: Tensor, bias: Tensor, angles: Angles, sinks: Sinks | None = None
+        self,
+        q: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor,
+        near: Tensor | None = None,
+        sinks: tuple[slice, ...] = (),
     ) -> Tensor:
         """Attend with queries `(B, H, T, h)` to `(B, G, M, h)` under an additive `bias` `(..., T, M)`; `(B, T, C)`.
 
@@ -88,25 +88,28 @@ class Block(nn.Module):
         three times as fast, forward and backward, as the fused kernel, which computes the masked blocks too.
 
         Args:
-            q: As `project` returns them.
+            q: Queries at their own places.
             key: Rotated keys.
             value: Values.
             bias: 0 where a query may attend, -inf where not.
-            angles: Of the queries' own places.
-            sinks: Needed as soon as a query has left the first window.
+            near: Queries at their near places; needed as soon as one has left the first window.
+            sinks: Where the sinks' keys lie.
         """
         batch, _, frames, width = q.shape
-        # Both views of a query in one product: keys are read once.
-        turned = rotate(q, angles) if sinks is None else rotate(torch.cat([q, q], dim=2), sinks.angles)
-        grouped = (turned * width**-0.5).reshape(batch, self.kv_heads, -1, width)
-        both = (grouped @ key.transpose(-1, -2)).view(batch, self.heads, -1, key.shape[2])
-        scores = both[:, :, :frames]
-        for columns in () if sinks is None else sinks.columns:
-            scores[..., columns] = both[:, :, frames:, columns]
+        scores = self._scores(q, key)
+        if near is not None:
+            for columns in sinks:
+                scores[..., columns] = self._scores(near, key[:, :, columns])
         scores = scores + bias.to(scores.dtype)
         weights = scores.softmax(-1).to(value.dtype).view(batch, self.kv_heads, -1, key.shape[2])
         mixed = (weights @ value).view(batch, self.heads, frames, width)
         return mixed.transpose(1, 2).reshape(batch, frames, self.heads * width)
+
+    def _scores(self, q: Tensor, key: Tensor) -> Tensor:
+        """Return the scaled products `(B, H, T, M)` of queries and the keys of their groups."""
+        batch, heads, frames, width = q.shape
+        grouped = (q * width**-0.5).reshape(batch, self.kv_heads, -1, width)
+        return (grouped @ key.transpose(-1, -2)).view(batch, heads, frames, key.shape[2])
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """Add the attention result `mixed` and the MLP to the residual stream `x`, both `(B, T, C)`."""
@@ -118,20 +121,25 @@ class Block(nn.Module):
         x: Tensor,
         angles: Angles,
         masks: tuple[Tensor, Tensor],
-        sinks: tuple[Sinks, Sinks] | None = None,
+        near: Angles | None = None,
+        sinks: int = 0,
     ) -> Tensor:
         """Pass both streams at once: `(B, 2 T, C)`, the input stream first.
 
         Args:
             x: `(B, 2 T, C)`.
-            angles: Of the T frame times, which both streams share.
+            angles: `(2 T, h / 2)` of the frame times, once for each stream.
             masks: Biases `(T, T)` of the input stream, which attends to itself alone, and `(B, 1, T, 2 T)` of the
                 output stream; 0 where it may attend, -inf where not.
-            sinks: Of the input and of the output stream; None while T fits into the window.
+            near: The same of the frame times as the sinks see them; None while T fits into the window.
+            sinks: First frames of each stream that are sinks.
         """
         frames = x.shape[1] // 2
-        q, key, value = self.project(x, (angles[0].repeat(2, 1), angles[1].repeat(2, 1)))
-        heard_sinks, played_sinks = sinks or (None, None)
-        heard = self.attend(q[:, :, :frames], key[:, :, :frames], value[:, :, :frames], masks[0], angles, heard_sinks)
-        played = self.attend(q[:, :, frames:], key, value, masks[1], angles, played_sinks)
+        q, key, value, near_q = self.project(x, angles, near)
+        input_near, output_near = (None, None) if near_q is None else near_q.split(frames, dim=2)
+        input_sinks, output_sinks = slice(sinks), slice(frames, frames + sinks)
+        heard = self.attend(
+            q[:, :, :frames], key[:, :, :frames], value[:, :, :frames], masks[0], input_near, (input_sinks,)
+        )
+        played = self.attend(q[:, :, frames:], key, value, masks[1], output_near, (input_sinks, output_sinks))
         return self.finish(x, torch.cat([heard, played], dim=1))

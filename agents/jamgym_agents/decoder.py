@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from jamgym.corpus import INSTRUMENTS
 from jamgym.errors import ConfigError
-from jamgym_agents.attention import Block, Sinks, rotary_angles
+from jamgym_agents.attention import Angles, Block, rotary_angles
 from jamgym_agents.lookahead import Lookahead, LookaheadHead
 from jamgym_agents.visibility import attention_masks, visible_frames
 
@@ -186,18 +186,20 @@ class AccompanimentDecoder(nn.Module):
         played = self.embed_played(output_codes[:, :-1], instrument, history_hidden)
         x = torch.cat([self.embed_heard(input_codes), self.embed_start(instrument), played], dim=1)
         positions = torch.arange(frames, device=x.device)
-        angles = rotary_angles(positions, self.head_dim)
-        window, count = self.config.window, self.config.sinks
-        masks = attention_masks(visible_frames(frames, t_f, k), window, count)
-        sinks = None
-        if window is not None and frames > window and count:
-            far = rotary_angles(positions.clamp_max(window - 1), self.head_dim)
-            first, second = slice(count), slice(frames, frames + count)
-            sinks = Sinks.of(angles, far, first), Sinks.of(angles, far, first, second)
+        window, sinks = self.config.window, self.config.sinks
+        masks = attention_masks(visible_frames(frames, t_f, k), window, sinks)
+        angles, near = self._stream_angles(positions), None
+        if window is not None and frames > window and sinks:
+            near = self._stream_angles(positions.clamp_max(window - 1))
         for block in self.blocks:
-            x = block(x, angles, masks, sinks)
+            x = block(x, angles, masks, near, sinks)
         x = self.norm(x)
         return x[:, :frames], x[:, frames:]
+
+    def _stream_angles(self, positions: Tensor) -> Angles:
+        """Return the angles of frame times `(T,)`, once for each stream."""
+        cos, sin = rotary_angles(positions, self.head_dim)
+        return cos.repeat(2, 1), sin.repeat(2, 1)
 
     def depth_logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """Return teacher-forced logits `(..., Q, V)` of `codes` `(..., Q)` given hidden states `(..., C)`."""

@@ -133,8 +133,15 @@ class DecoderState:
                 values[:, :, :, slots] = self.values.gather(3, index)
         self.keys, self.values = keys, values
 
-    def write(self, layer: int, keys: Tensor, values: Tensor, slots: Tensor) -> None:
-        """Store `(B, G, M, h)` at `slots` `(B, M)`."""
-        index = slots[:, None, :, None].expand_as(keys)
-        self.keys[layer].scatter_(2, index, keys)
-        self.values[layer].scatter_(2, index, values)
+    def rows_of(self, frames: Tensor, stream: int) -> Tensor:
+        """Return where keys of `frames` `(B, M)` of `stream` go: rows `(B, G, M)` of a block's memory `(rows, h)`."""
+        _, batch, groups, slots, _ = self.keys.shape
+        first = slots * torch.arange(batch * groups, device=frames.device).view(batch, groups, 1)
+        return first + (2 * slots_of(frames, self.capacity, self.sinks) + stream).unsqueeze(1)
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, rows: Tensor) -> None:
+        """Store `(B, G, M, h)` at `rows` `(B, G, M)`."""
+        # Whole rows are copied at once; a scatter would look every number's place up.
+        index, width = rows.flatten(), keys.shape[3]
+        self.keys[layer].view(-1, width).index_copy_(0, index, keys.reshape(-1, width))
+        self.values[layer].view(-1, width).index_copy_(0, index, values.reshape(-1, width))

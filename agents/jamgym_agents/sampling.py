@@ -54,6 +54,13 @@ def transform(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def draw(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw one code `(...)` from each distribution `(..., V)` (exponential race, no sync per token)."""
-    noise = torch.empty_like(log_probs).exponential_(generator=generator).clamp_min(1e-20)
-    return (log_probs.exp() / noise).argmax(-1)
+    """Draw one code `(...)` from each distribution `(..., V)`: by its inverse, one random number each.
+
+    Excluded codes are never drawn. No sync with the device.
+    """
+    reached = log_probs.exp().cumsum(-1)
+    total = reached[..., -1:]
+    number = torch.rand(total.shape, generator=generator, device=total.device) * total
+    # Rounding may lift the number to the total, which no code would lie above.
+    number = torch.minimum(number, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(reached, number, right=True).squeeze(-1)

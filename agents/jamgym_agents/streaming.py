@@ -12,9 +12,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from jamgym_agents.attention import Angles, Block, Sinks, rotary_angles
+from jamgym_agents.attention import Angles, Block, rotary_angles
 from jamgym_agents.decoder import AccompanimentDecoder
-from jamgym_agents.kv_cache import HEARD, PLAYED, DecoderState, slot_frames, slots_of
+from jamgym_agents.kv_cache import HEARD, PLAYED, DecoderState, slot_frames
 from jamgym_agents.sampling import Sampling, draw, transform
 from jamgym_agents.visibility import additive, in_reach
 
@@ -66,27 +66,28 @@ class _View:
     Attributes:
         angles: `(B, 1, M, h / 2)` of the frames' own places.
         bias: `(B, 1, M, S)` of the S slots in `used`: 0 where a frame may look, -inf where not.
-        sinks: How they see the sinks, once the window has moved on.
+        near: The same of the frames' places as the sinks see them, once the window has moved on.
         used: Slots of the memory that they look at.
-        targets: `(B, M)` slots that their keys and values go to.
+        sinks: Where the sinks lie among those.
+        rows: `(B, G, M)` rows of a block's memory that their keys and values go to.
     """
 
     angles: Angles
     bias: Tensor
-    sinks: Sinks | None
+    near: Angles | None
     used: slice
-    targets: Tensor
+    sinks: slice
+    rows: Tensor
 
     def frame(self, index: int) -> _View:
         """Return the view of one of the frames."""
-        # Every M-th: sinks have two places for each frame.
-        part = slice(index, None, self.targets.shape[1])
+        part = slice(index, index + 1)
 
         def only(angles: Angles) -> Angles:
             return angles[0][:, :, part], angles[1][:, :, part]
 
-        sinks = self.sinks and Sinks(only(self.sinks.angles), self.sinks.columns)
-        return _View(only(self.angles), self.bias[:, :, part], sinks, self.used, self.targets[:, part])
+        near = None if self.near is None else only(self.near)
+        return _View(only(self.angles), self.bias[:, :, part], near, self.used, self.sinks, self.rows[:, :, part])
 
 
 class StreamingDecoder:
@@ -197,11 +198,11 @@ class StreamingDecoder:
             heard = seen(newest, newest.view(-1, 1, 1))
             allowed = torch.stack([heard.expand_as(allowed), allowed], dim=3).flatten(2)
             used, slots = slice(0, allowed.shape[2]), 2 * config.sinks
-        angles, sinks = self._angles(positions), None
-        if config.window is not None and extent > config.window and slots:
-            sinks = Sinks.of(angles, self._angles(positions.clamp_max(config.window - 1)), slice(slots))
-        targets = 2 * slots_of(positions, state.capacity, config.sinks) + stream
-        return _View(angles, additive(allowed).unsqueeze(1), sinks, used, targets)
+        near = None
+        if config.window is not None and extent > config.window and config.sinks:
+            near = self._angles(positions.clamp_max(config.window - 1))
+        bias = additive(allowed).unsqueeze(1)
+        return _View(self._angles(positions), bias, near, used, slice(slots), state.rows_of(positions, stream))
 
     def _angles(self, positions: Tensor) -> Angles:
         cos, sin = rotary_angles(positions, self.decoder.head_dim)
@@ -211,8 +212,8 @@ class StreamingDecoder:
         """Pass new frames `(B, M, C)` through all blocks, writing their keys; returns `(B, M, C)`."""
         for layer, module in enumerate(self.decoder.blocks):
             block = cast(Block, module)
-            q, key, value = block.project(x, view.angles)
-            state.write(layer, key, value, view.targets)
+            q, key, value, near = block.project(x, view.angles, view.near)
+            state.write(layer, key, value, view.rows)
             keys, values = state.keys[layer, :, :, view.used], state.values[layer, :, :, view.used]
-            x = block.finish(x, block.attend(q, keys, values, view.bias, view.angles, view.sinks))
+            x = block.finish(x, block.attend(q, keys, values, view.bias, near, (view.sinks,)))
         return x

@@ -66,6 +66,8 @@ class LearnedReward:
     needs: frozenset[str] = frozenset()
     #: Score of a closed gate.
     floor = FLOOR
+    #: Where the metadata of the weights keep the calibration.
+    calibration_key = "calibration"
     #: What a calibrated score is; told on the card of the weights.
     convention = "output of the network x, as (x - random) / (truth - random), clipped to the range"
 
@@ -192,7 +194,12 @@ class LearnedReward:
             if json.loads(metadata["network"]) != own:
                 raise CheckpointError(f"{path} belongs to another architecture of {self.name!r}: {metadata['network']}")
             network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-            self._calibration = Calibration(**json.loads(metadata["calibration"]))
+            if self.calibration_key not in metadata:
+                raise CheckpointError(
+                    f"{path} has no {self.calibration_key!r}, only {', '.join(k for k in metadata if 'calibr' in k)}. "
+                    f"Train the weights anew with `jamgym train-coherence --model {self.name}`, which measures it."
+                )
+            self._calibration = Calibration(**json.loads(metadata[self.calibration_key]))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, CheckpointError):
                 raise

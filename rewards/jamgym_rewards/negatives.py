@@ -19,6 +19,7 @@ from torch import Tensor
 from jamgym.codec import Codec
 from jamgym.corpus import Corpus, Song, active
 from jamgym_rewards.features import FLOOR_DB, SAMPLE_RATE, Analysis, FeatureSpec, pack
+from jamgym_rewards.separation import Part, separate
 
 #: Wrong versions of the played stem in each training example, in this order.
 KINDS = ("other_time", "transposed", "half_beat", "tempo_or_transposed")
@@ -60,6 +61,7 @@ def make_feature_pair(
     codec: Codec | None = None,
     rng: Generator | None = None,
     transposed: tuple[NDArray[np.float32], int] | None = None,
+    part: Part = "both",
 ) -> FeaturePair:
     """Compute the features of `song` with stem `target` played.
 
@@ -70,6 +72,7 @@ def make_feature_pair(
         codec: Colours the played stem.
         rng: Draws a gain per stem: -12 to +6 dB for those heard, -20 to +6 dB for the played one; None: no gains.
         transposed: The target's audio transposed, and by how many semitones.
+        part: What is kept of both sides.
     """
     others = [stem.audio for stem in song.stems if stem.name != target]
     own = song.stem(target).audio
@@ -84,7 +87,8 @@ def make_feature_pair(
         coded = codec.decode(codec.encode(np.stack([track[:samples] for track in tracks])))
         tracks += [np.pad(audio, (0, len(own) - samples)) for audio in coded]
     with torch.no_grad():
-        decibels = pack(analysis(torch.from_numpy(np.stack([heard, *tracks]).astype(np.float32))))
+        audio = torch.from_numpy(np.stack([heard, *tracks]).astype(np.float32))
+        decibels = pack(analysis(separate(audio, part)))
     played = (decibels[1],) if codec is None else (decibels[1], decibels[1 + len(sources)])
     beat = None if song.truth is None or song.truth.tempo_bpm <= 0 else 60.0 / song.truth.tempo_bpm
     return FeaturePair(
@@ -98,7 +102,13 @@ def make_feature_pair(
 
 
 def render_pair(
-    corpus: Corpus, song_id: str, analysis: Analysis, codec: Codec | None, rng: Generator, natural: bool
+    corpus: Corpus,
+    song_id: str,
+    analysis: Analysis,
+    codec: Codec | None,
+    rng: Generator,
+    natural: bool,
+    part: Part = "both",
 ) -> FeaturePair | None:
     """Load a song, draw a target and return the pair; None if no stem sounds for a third of the song.
 
@@ -109,6 +119,7 @@ def render_pair(
         codec: Colours the played stem.
         rng: Draws the target, gains and the transposition.
         natural: Keep the song's own levels, for validation.
+        part: What is kept of both sides.
     """
     song = corpus.load(song_id)
     names = [s.name for s in song.stems if active(s.audio, SAMPLE_RATE).mean() >= 0.33] if len(song.stems) > 1 else []
@@ -120,7 +131,7 @@ def render_pair(
     if exact is not None and song.stem(target).instrument != "drums" and not natural:
         semitones = wrong_semitones(rng)
         transposed = (exact(song_id, {target: semitones}).stem(target).audio, semitones)
-    return make_feature_pair(song, target, analysis, codec, None if natural else rng, transposed)
+    return make_feature_pair(song, target, analysis, codec, None if natural else rng, transposed, part)
 
 
 def wrong_semitones(rng: Generator) -> int:

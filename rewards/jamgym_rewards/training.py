@@ -27,7 +27,7 @@ from jamgym.config import Spec, create_from_spec, spec_name
 from jamgym.corpus import Corpus, Split
 from jamgym.errors import ConfigError, CorpusError
 from jamgym.files import atomic_path
-from jamgym_rewards.coherence import CoherenceReward
+from jamgym_rewards.coherence import CoherenceReward, calibration_key
 from jamgym_rewards.discriminative import DiscriminativeReward
 from jamgym_rewards.features import SAMPLE_RATE, Analysis, FeatureSpec, prepare
 from jamgym_rewards.gating import FLOOR
@@ -35,6 +35,7 @@ from jamgym_rewards.judge import JudgeReward
 from jamgym_rewards.learned import Calibration, LearnedReward, round_to_half, save_weights
 from jamgym_rewards.losses import batch_loss
 from jamgym_rewards.negatives import FeaturePair, draw_batch, render_pair
+from jamgym_rewards.separation import PARTS, Part
 from jamgym_rewards.validation import auc_figures, mean_figure, score_variants
 
 if TYPE_CHECKING:
@@ -105,11 +106,17 @@ class CoherenceTrainingConfig:
 
 
 def build_pool(
-    config: CoherenceTrainingConfig, corpus: Corpus, codec: Codec | None, analysis: Analysis, split: Split, run: Run
+    config: CoherenceTrainingConfig,
+    corpus: Corpus,
+    codec: Codec | None,
+    analysis: Analysis,
+    split: Split,
+    run: Run,
+    part: Part = "both",
 ) -> list[FeaturePair]:
     """Render one pair per song of `split` and keep its features in memory (about 1 MB a song).
 
-    Training pairs have random levels; validation pairs keep their own.
+    Training pairs have random levels; validation pairs keep their own. `part` says what is kept of both sides.
     """
     ids = list(corpus.song_ids(split))
     natural = split != "train"
@@ -117,10 +124,11 @@ def build_pool(
         ids = ids[_FIRST_SONG[config.model] :: 2]
     ids = ids[: config.validation_songs if natural else config.songs]
     pairs = []
-    with run.progress(len(ids), f"features of {split} songs") as progress:
+    kept = "" if part == "both" else f", {part}"
+    with run.progress(len(ids), f"features of {split} songs{kept}") as progress:
         for place, song_id in enumerate(ids):
             rng = np.random.default_rng([config.seed, natural, place])
-            pair = render_pair(corpus, song_id, analysis, codec, rng, natural)
+            pair = render_pair(corpus, song_id, analysis, codec, rng, natural, part)
             if pair is not None:
                 pairs.append(pair)
             progress.advance(1)
@@ -246,22 +254,23 @@ def _train(config: CoherenceTrainingConfig, run: Run) -> dict[str, float]:
     save()
     if run.stop_requested:
         return {}
-    return _finish(config, run, network, spec, held_out, len(pool), step, time.monotonic() - began)
-
-
-def _finish(
-    config: CoherenceTrainingConfig,
-    run: Run,
-    network: nn.Module,
-    spec: FeatureSpec,
-    held_out: list[FeaturePair],
-    songs: int,
-    steps: int,
-    seconds: float,
-) -> dict[str, float]:
-    """Calibrate on one half of the held-out songs and windows, measure on all, write weights and card."""
+    seconds = time.monotonic() - began
     round_to_half(network)
-    reward = _REWARDS[config.model]
+    calibration, figures = calibrate(config.model, network, held_out)
+    notes = {"figures": json.dumps(figures)}
+    if config.model == "coherence":
+        notes |= part_calibrations(config, corpus, codec, network, run)
+    return _finish(config, run, network, calibration, notes, figures, (len(pool), len(held_out)), step, seconds)
+
+
+def calibrate(model: Model, network: nn.Module, held_out: list[FeaturePair]) -> tuple[Calibration, dict[str, float]]:
+    """Return the calibration of a network on held-out pairs, and the figures of the calibrated score.
+
+    Returns:
+        The calibration; "auc/<wrong version>" and "mean/<version>", each with the ends of its interval.
+    """
+    reward = _REWARDS[model]
+    spec: FeatureSpec = network.config.features  # type: ignore[union-attr, assignment]
     outputs = score_variants(lambda a, b: raw_scores(network, spec, a, b), held_out, spec, windows=3, seed=1)
     table = {kind: reward.squash(values) for kind, values in outputs.items()}
     calibration = Calibration(random=float(table["random_stem"].mean()), truth=float(table["truth"].mean()))
@@ -272,8 +281,36 @@ def _finish(
     found |= {f"mean/{kind}": mean_figure(values) for kind, values in calibrated.items()}
     for name, figure in found.items():
         figures |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+    return calibration, figures
+
+
+def part_calibrations(
+    config: CoherenceTrainingConfig, corpus: Corpus, codec: Codec | None, network: nn.Module, run: Run
+) -> dict[str, str]:
+    """Return what weights say of each mode that hears one part: its calibration and its figures, as JSON."""
+    analysis = Analysis(network.config.features)  # type: ignore[union-attr, arg-type]
+    notes: dict[str, str] = {}
+    for part in PARTS[1:]:
+        pairs = build_pool(config, corpus, codec, analysis, "validation", run, part)
+        calibration, figures = calibrate(config.model, network, pairs)
+        notes |= {calibration_key(part): json.dumps(asdict(calibration)), f"figures_{part}": json.dumps(figures)}
+    return notes
+
+
+def _finish(
+    config: CoherenceTrainingConfig,
+    run: Run,
+    network: nn.Module,
+    calibration: Calibration,
+    notes: dict[str, str],
+    figures: dict[str, float],
+    songs: tuple[int, int],
+    steps: int,
+    seconds: float,
+) -> dict[str, float]:
+    """Write weights and card; `songs` are those trained on and those held out."""
     out = Path(config.weights_out) if config.weights_out else run.folder / f"{config.model}.safetensors"
-    save_weights(out, config.model, network, calibration, {"figures": json.dumps(figures)})
+    save_weights(out, config.model, network, calibration, notes)
     settings = asdict(config)
     card = {
         "model": config.model,
@@ -281,16 +318,17 @@ def _finish(
         "data": {
             "corpus": spec_name(config.corpus),
             "codec": None if config.codec is None else spec_name(config.codec),
-            "training_songs": songs,
-            "validation_songs": len(held_out),
+            "training_songs": songs[0],
+            "validation_songs": songs[1],
             "half": f"{('even', 'odd')[_FIRST_SONG[config.model]]} training songs",
         },
         "seed": config.seed,
         "steps": steps,
         "seconds": round(seconds),
-        "score": reward.convention,
+        "score": _REWARDS[config.model].convention,
         "calibration": asdict(calibration),
         "figures": figures,
+        "modes": {name: json.loads(text) for name, text in notes.items() if name != "figures"},
         "command": _command(config),
         "config": {**settings, "weights_out": None},
     }

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from jamgym_agents.attention import Block, Sinks, rotary_angles, rotate
+from jamgym_agents.attention import Block, rotary_angles, rotate
 from jamgym_agents.visibility import additive, attention_masks
 
 
@@ -27,44 +27,42 @@ def test_rotation_keeps_length_and_depends_on_distance_only():
 def test_one_query_equals_the_same_query_among_many(kv_heads):
     layer = block(kv_heads)
     x = torch.randn(2, 6, 32)
-    cos, sin = rotary_angles(torch.arange(6), 8)
     bias = additive(torch.ones(6, 6, dtype=torch.bool).tril())
-    q, key, value = layer.project(x, (cos, sin))
-    many = layer.attend(q, key, value, bias, (cos, sin))
-    one = layer.attend(q[:, :, 4:5], key, value, bias[4:5], (cos[4:5], sin[4:5]))
+    q, key, value, _ = layer.project(x, rotary_angles(torch.arange(6), 8))
+    many = layer.attend(q, key, value, bias)
+    one = layer.attend(q[:, :, 4:5], key, value, bias[4:5])
     assert torch.allclose(one, many[:, 4:5], atol=1e-5)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_explicit_products_equal_the_fused_kernel(kv_heads):
     layer = block(kv_heads)
-    angles = rotary_angles(torch.arange(6), 8)
-    q, key, value = layer.project(torch.randn(2, 6, 32), angles)
+    q, key, value, _ = layer.project(torch.randn(2, 6, 32), rotary_angles(torch.arange(6), 8))
     mask = torch.rand(2, 1, 6, 6) < 0.5
     mask |= torch.eye(6, dtype=torch.bool)
     keys, values = (part.repeat_interleave(4 // kv_heads, dim=1) for part in (key, value))
-    expected = F.scaled_dot_product_attention(rotate(q, angles), keys, values, attn_mask=mask)
-    mixed = layer.attend(q, key, value, additive(mask), angles)
+    expected = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+    mixed = layer.attend(q, key, value, additive(mask))
     assert torch.allclose(mixed, expected.transpose(1, 2).reshape(2, 6, 32), atol=1e-5)
 
 
-def test_sinks_are_seen_from_their_own_distance():
+def test_sinks_are_seen_from_the_near_place():
     layer = block()
-    angles = rotary_angles(torch.arange(6), 8)
-    q, key, value = layer.project(torch.randn(1, 6, 32), angles)
+    x = torch.randn(1, 6, 32)
+    places = torch.arange(6)
+    own, near_angles = rotary_angles(places, 8), rotary_angles(places.clamp_max(3), 8)
+    q, key, value, near = layer.project(x, own, near_angles)
+    assert near is not None and torch.allclose(near[:, :, :4], q[:, :, :4])
+    moved = layer.project(x, near_angles)[0]
+    assert torch.allclose(near, moved) and not torch.allclose(near[:, :, 5], q[:, :, 5], atol=1e-3)
+    # The last frame sees one sink, from its near place, and itself, from its own.
     bias = additive(torch.tensor([[True, False, False, False, False, True]]))
-    near = rotary_angles(torch.tensor([3]), 8)
-    query = q[:, :, 5:]
-    far = layer.attend(query, key, value, bias, near, Sinks.of(near, near, slice(2)))
-    # The same as a query at frame 3 for the sink in slot 0; slot 5 is seen from where the query stands.
-    assert torch.allclose(far, layer.attend(query, key, value, bias, near), atol=1e-6)
-    own = (angles[0][5:], angles[1][5:])
-    mixed = layer.attend(query, key, value, bias, own, Sinks.of(own, near, slice(2)))
-    assert not torch.allclose(mixed, layer.attend(query, key, value, bias, own), atol=1e-4)
-    score = (rotate(query, near) * key[:, :, :1]).sum(-1), (rotate(query, own) * key[:, :, 5:]).sum(-1)
+    mixed = layer.attend(q[:, :, 5:], key, value, bias, near[:, :, 5:], (slice(2),))
+    score = (near[:, :, 5:] * key[:, :, :1]).sum(-1), (q[:, :, 5:] * key[:, :, 5:]).sum(-1)
     weights = (torch.stack(score, dim=-1) * 8**-0.5).softmax(-1)
     expected = weights[..., :1] * value[:, :, :1] + weights[..., 1:] * value[:, :, 5:]
     assert torch.allclose(mixed, expected.transpose(1, 2).reshape(1, 1, 32), atol=1e-5)
+    assert not torch.allclose(mixed, layer.attend(q[:, :, 5:], key, value, bias), atol=1e-4)
 
 
 def test_angles_stay_exact_after_a_day():
@@ -81,7 +79,7 @@ def test_masked_positions_have_no_influence():
     layer = block()
     frames = 5
     x = torch.randn(1, 2 * frames, 32)
-    angles = rotary_angles(torch.arange(frames), 8)
+    angles = rotary_angles(torch.arange(frames).repeat(2), 8)
     masks = attention_masks(torch.full((1, frames), 2))
     before = layer(x, angles, masks)
     x[:, 2:frames] += 5.0  # input frames that nobody has heard

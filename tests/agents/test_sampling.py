@@ -35,6 +35,22 @@ def test_draws_follow_the_distribution():
     assert torch.allclose(counts, log_p[0].exp(), atol=0.015) and counts[3] == 0
 
 
+@pytest.mark.parametrize("number", [0.0, 0.5, 1.0])
+def test_no_number_draws_an_excluded_code(number, monkeypatch):
+    # 1.0 stands for a number that rounding has lifted to the total.
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, number))
+    probabilities = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0]])
+    drawn = draw(probabilities.log(), None)
+    assert drawn.tolist() == [{0.0: 1, 0.5: 3, 1.0: 3}[number], 2]
+
+
+def test_many_rows_draw_independently_and_any_shape():
+    log_p = torch.full((3, 5, 64), 1 / 64).log()
+    codes = draw(log_p, torch.Generator().manual_seed(1))
+    assert codes.shape == (3, 5) and codes.dtype == torch.int64 and len(codes.unique()) > 5
+    assert torch.equal(codes, draw(log_p, torch.Generator().manual_seed(1)))
+
+
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}])
 def test_values_without_meaning(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):

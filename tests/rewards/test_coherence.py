@@ -8,7 +8,7 @@ import torch
 from jamgym.checkpoint import save_tensors
 from jamgym.corpora.band import BandCorpus
 from jamgym.corpus import make_pair
-from jamgym.errors import CheckpointError, RewardError
+from jamgym.errors import CheckpointError, ConfigError, RewardError
 from jamgym.reward import RewardModel, Windows, check_scores
 from jamgym.testing import RewardConformance
 from jamgym_rewards.coherence import CoherenceReward
@@ -59,6 +59,45 @@ class TestJudgeConforms(RewardConformance):
 class TestDiscriminativeConforms(RewardConformance):
     def make(self) -> RewardModel:
         return DiscriminativeReward()
+
+
+class TestHarmonicCoherenceConforms(RewardConformance):
+    def make(self) -> RewardModel:
+        return CoherenceReward(mode="harmonic")
+
+
+def test_each_mode_hears_its_own_part():
+    corpus, scores = BandCorpus(), {}
+    for mode in ("both", "harmonic", "percussive"):
+        reward, found = CoherenceReward(mode=mode), []
+        for song_id in corpus.song_ids("validation")[:6]:
+            song = corpus.load(song_id)
+            target = next(stem for stem in song.stems if stem.instrument not in ("bass", "drums"))
+            other = corpus.load_transposed(song_id, {target.name: 1}).stem(target.name).audio
+            start, length, late = 4 * RATE, 4 * RATE, round(30.0 / song.truth.tempo_bpm * RATE)
+            part = slice(start, start + length)
+            heard = sum(stem.audio for stem in song.stems if stem is not target)[part]
+            played = np.stack([target.audio[part], other[part], target.audio[start - late :][:length]])
+            found.append(reward.score(Windows(np.repeat(heard[None], 3, axis=0), played, RATE)))
+        scores[mode] = np.mean(found, axis=0)
+    truth, semitone, half_beat = range(3)
+    fall = {mode: score[truth] - score for mode, score in scores.items()}
+    assert fall["both"][semitone] > 0.4 and fall["both"][half_beat] > 0.3
+    assert fall["harmonic"][semitone] > 0.4 and fall["harmonic"][semitone] > 2 * fall["harmonic"][half_beat]
+    assert fall["percussive"][half_beat] > 0.3 and fall["percussive"][half_beat] > 2 * fall["percussive"][semitone]
+
+
+def test_a_mode_has_its_own_version_and_calibration(tmp_path):
+    both, harmonic = CoherenceReward(), CoherenceReward(mode="harmonic")
+    assert harmonic.version == f"{both.version}-harmonic"
+    assert harmonic.calibration != both.calibration and harmonic.calibration.random < harmonic.calibration.truth
+    with pytest.raises(ConfigError, match="mode is 'loud'; it must be one of both, harmonic, percussive"):
+        CoherenceReward(mode="loud")
+    path = tmp_path / "old.safetensors"
+    save_weights(path, "coherence", CoherenceReward.build(), Calibration())
+    assert np.isfinite(CoherenceReward(path).calibration.truth)
+    with pytest.raises(CheckpointError, match="has no 'calibration_percussive', only calibration"):
+        CoherenceReward(path, mode="percussive").score(Windows(noise(1), noise(1), RATE))
 
 
 def test_no_windows_no_scores(reward):

@@ -1,3 +1,4 @@
+import json
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -209,9 +210,17 @@ def test_training_writes_weights_card_and_figures(tmp_path, model):
     for kind in ("random_stem", "other_time", "half_beat", "tempo", "transposed_-6", "transposed_+6", "silence"):
         assert figures[f"auc/{kind}_low"] <= figures[f"auc/{kind}"] <= figures[f"auc/{kind}_high"]
     assert (tmp_path / "r" / f"{model}.json").exists() and (tmp_path / "r" / "metrics.json").exists()
-    reward = registry.rewards.resolve(model)(tmp_path / "r" / f"{model}.safetensors")
+    modes = ({}, {"mode": "harmonic"}, {"mode": "percussive"}) if model == "coherence" else ({},)
     audio = np.random.default_rng(0).normal(0, 0.1, (1, 2 * SAMPLE_RATE)).astype(np.float32)
-    assert np.isfinite(reward.score(Windows(audio, audio, SAMPLE_RATE))).all()
+    for mode in modes:
+        reward = registry.rewards.resolve(model)(tmp_path / "r" / f"{model}.safetensors", **mode)
+        assert np.isfinite(reward.score(Windows(audio, audio, SAMPLE_RATE))).all()
+    card = json.loads((tmp_path / "r" / f"{model}.json").read_text())
+    if model == "coherence":
+        assert set(card["modes"]["calibration_harmonic"]) == {"random", "truth"}
+        assert 0 <= card["modes"]["figures_percussive"]["auc/half_beat"] <= 1
+    else:
+        assert card["modes"] == {}
 
 
 @pytest.mark.parametrize("model", ["coherence", "discriminative"])
