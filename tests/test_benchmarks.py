@@ -149,6 +149,8 @@ def test_versions_are_what_their_names_say(monkeypatch):
             min(np.abs(early[:-2] - true[half + shift :][: len(early) - 2]).max() for shift in (-1, 0, 1) if half) == 0
         )
         assert np.array_equal(played["copy_of_input"], case.heard)
+        resting = played["truth_half_the_time"].reshape(12, 16000)
+        assert np.array_equal(resting[::2], true.reshape(12, 16000)[::2]) and not resting[1::2].any()
         assert played["truth_-40_dB"] == pytest.approx(true * 0.01) and not played["silence"].any()
         assert np.abs(played["tempo"] - true).max() > 0.01
 

@@ -55,8 +55,6 @@ class PretrainConfig:
         weight_decay: Of matrices.
         t_f_low: Least future visibility drawn, in frames.
         t_f_high: Greatest future visibility drawn.
-        t_f_descent: Steps over which the least one falls from `t_f_high` to `t_f_low`: what to make of the input is
-            learned soonest where all of it is seen. 0 draws from the whole range from the start.
         k_choices: Chunk sizes drawn.
         history_dropout: Share of sequences in which spans of the own past are hidden.
         loss_share: Share of frames, drawn anew each step, whose codes are predicted; the vocabulary is
@@ -90,7 +88,6 @@ class PretrainConfig:
     weight_decay: float = 0.05
     t_f_low: int = -50
     t_f_high: int = 50
-    t_f_descent: int = 0
     k_choices: tuple[int, ...] = (1, 2, 5, 12, 25)
     history_dropout: float = 0.5
     loss_share: float = 0.5
@@ -112,8 +109,6 @@ class PretrainConfig:
         """Refuse values without meaning."""
         if self.t_f_low > self.t_f_high:
             raise ConfigError(f"t_f_low is {self.t_f_low}, above t_f_high {self.t_f_high}; swap them.")
-        if self.t_f_descent < 0:
-            raise ConfigError(f"t_f_descent is {self.t_f_descent}; give a number of steps, 0 for none.")
         if not self.k_choices or min(self.k_choices) < 1:
             raise ConfigError(f"k_choices is {self.k_choices}; give chunk sizes of at least 1 frame.")
         if self.architecture.lookahead_frames < 0:

@@ -18,7 +18,7 @@ from jamgym_agents.checkpoint import load_decoder
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.mle import batch as mle_batch
 from jamgym_agents.mle import losses as mle_losses
-from jamgym_agents.mle.batch import draw_conditions, hidden_spans, least_t_f
+from jamgym_agents.mle.batch import hidden_spans
 from jamgym_agents.mle.learner import Learner
 from jamgym_agents.pretraining import PretrainConfig, check_same_architecture, learning_rate, pretrain
 
@@ -173,15 +173,6 @@ def test_hidden_spans_follow_their_share():
     assert 0.4 < share < 0.6 and not hidden_spans(np.random.default_rng(0), 50, 100, 0.0).any()
 
 
-def test_the_least_visibility_falls_to_where_it_was_set():
-    config = PretrainConfig(t_f_low=-50, t_f_high=25, t_f_descent=60)
-    assert [least_t_f(config, step) for step in (0, 20, 40, 60, 500)] == [25, 0, -25, -50, -50]
-    assert least_t_f(replace(config, t_f_descent=0), 0) == -50
-    for step, low in ((0, 25), (30, -12)):
-        t_f, _ = draw_conditions(np.random.default_rng(0), 2000, config, step)
-        assert (int(t_f.min()), int(t_f.max())) == (low, 25)
-
-
 def test_learning_rate_by_hand():
     config = PretrainConfig(steps=100, warm_up=10, learning_rate=1.0)
     assert learning_rate(0, config) == pytest.approx(0.1) and learning_rate(100, config) == pytest.approx(0.02)
@@ -192,7 +183,6 @@ def test_impossible_values():
     with pytest.raises(ConfigError, match="t_f_low"):
         PretrainConfig(t_f_low=3, t_f_high=2)
     for name, value in {
-        "t_f_descent": -1,
         "k_choices": (0,),
         "accumulate": 3,
         "ema_decay": 1.0,

@@ -53,7 +53,7 @@ def draw_step(data: TokenSet, config: PretrainConfig, step: int) -> StepInputs:
     """Draw the whole batch of `step`, on the CPU."""
     rng = np.random.default_rng([config.seed, step])
     tokens = data.batch(rng, config.batch, config.frames)
-    t_f, k = draw_conditions(rng, config.batch, config, step)
+    t_f, k = draw_conditions(rng, config.batch, config)
     hidden = hidden_spans(rng, config.batch, config.frames - 1, config.history_dropout)
     count = max(1, round(config.loss_share * config.frames))
     scored = torch.from_numpy(np.sort(rng.permutation(config.frames)[:count]))
@@ -65,15 +65,9 @@ def dropout_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def least_t_f(config: PretrainConfig, step: int) -> int:
-    """Return the least future visibility drawn at `step`: it falls in a line, over `t_f_descent` steps."""
-    fallen = min(1.0, step / config.t_f_descent) if config.t_f_descent else 1.0
-    return round(config.t_f_high + (config.t_f_low - config.t_f_high) * fallen)
-
-
-def draw_conditions(rng: np.random.Generator, size: int, config: PretrainConfig, step: int) -> tuple[Tensor, Tensor]:
-    """Draw `(B,)` t_f and k of one step."""
-    t_f = rng.integers(least_t_f(config, step), config.t_f_high + 1, size=size)
+def draw_conditions(rng: np.random.Generator, size: int, config: PretrainConfig) -> tuple[Tensor, Tensor]:
+    """Draw `(B,)` t_f and k."""
+    t_f = rng.integers(config.t_f_low, config.t_f_high + 1, size=size)
     return torch.from_numpy(t_f), torch.from_numpy(rng.choice(np.array(config.k_choices), size=size))
 
 
