@@ -139,7 +139,7 @@ class EvaluationConfig:
 def evaluate(config: EvaluationConfig, run: Run) -> dict[str, float]:
     """Evaluate and write metrics.json, table.md, report.txt, figures and WAVs into the run folder.
 
-    With a grid, write what `jamgym.benchmark.grid.evaluate_grid` does.
+    With a grid, write what `jamgym.benchmark.grid.evaluate.evaluate_grid` does.
 
     Returns:
         "label/measure" to the mean over songs.
@@ -150,7 +150,7 @@ def evaluate(config: EvaluationConfig, run: Run) -> dict[str, float]:
         ConfigError: A name or setting is wrong; raised before anything is played.
     """
     if config.grid.given:
-        from jamgym.benchmark.grid import evaluate_grid
+        from jamgym.benchmark.grid.evaluate import evaluate_grid
 
         return evaluate_grid(config, run)
     source = make_source(config)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from jamgym.benchmark.grid_results import GridResults
-from jamgym.benchmark.grid_statistics import Extremes, Trend
+from jamgym.benchmark.grid.results import GridResults
+from jamgym.benchmark.grid.statistics import Extremes, Trend
 from jamgym.benchmark.statistics import Interval
 from jamgym.benchmark.table import LATE, ORACLE, format_interval, heading, markdown_grid
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jamgym.benchmark.grid_statistics import GridStatistics, Trend, grid_statistics
+from jamgym.benchmark.grid.statistics import GridStatistics, Trend, grid_statistics
 from jamgym.benchmark.statistics import RESAMPLES, Interval, by_song, mean_interval
 
 Values = NDArray[np.float64]

@@ -23,10 +23,10 @@ from jamgym.benchmark.evaluation import (
     make_source,
     write_text,
 )
-from jamgym.benchmark.grid_cells import CellStore, Player, Scores, digest
-from jamgym.benchmark.grid_plots import plot_grid
-from jamgym.benchmark.grid_report import markdown, report
-from jamgym.benchmark.grid_results import GridResults
+from jamgym.benchmark.grid.cells import CellStore, Player, Scores, digest
+from jamgym.benchmark.grid.plots import plot_grid
+from jamgym.benchmark.grid.report import markdown, report
+from jamgym.benchmark.grid.results import GridResults
 from jamgym.benchmark.runner import decode_played, play, score
 from jamgym.config import create_from_spec
 from jamgym.episode import Episode, EpisodeSource

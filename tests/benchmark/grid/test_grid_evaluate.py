@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jamgym.benchmark.evaluation import EvaluationConfig, GridConfig, evaluate
-from jamgym.benchmark.grid import make_players
+from jamgym.benchmark.grid.evaluate import make_players
 from jamgym.commands.parsing import parse
 from jamgym.errors import ConfigError, JamgymError, LookaheadError
 from jamgym.run import Run
@@ -15,7 +15,7 @@ from jamgym_agents.baselines import TruthPolicy
 from jamgym_agents.checkpoint import new_decoder, save_decoder
 from jamgym_agents.decoder import DecoderConfig
 
-from .helpers import Match
+from ..helpers import Match
 
 TOY = "jamgym.testing:"
 PLAYED = []

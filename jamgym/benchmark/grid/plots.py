@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jamgym.benchmark.grid_report import title
-from jamgym.benchmark.grid_results import GridResults
+from jamgym.benchmark.grid.report import title
+from jamgym.benchmark.grid.results import GridResults
 from jamgym.benchmark.plots import save_figure
 from jamgym.benchmark.statistics import Interval
 from jamgym.benchmark.table import heading

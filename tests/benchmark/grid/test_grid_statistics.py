@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jamgym.benchmark.grid_statistics import (
+from jamgym.benchmark.grid.statistics import (
     grid_statistics,
     overall_spearman,
     resampled_means,
