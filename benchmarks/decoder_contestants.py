@@ -158,6 +158,15 @@ class Reference:
         self.decoder.generate(self.history, SAMPLING, self.generator, check)
 
 
+class Forgetful(Reference):
+    """The same, but every call finds the history it started from: what a call costs apart from its history."""
+
+    def call(self, fresh: Tensor, check: Callable[[], None]) -> None:
+        """See `Contestant`."""
+        self.restart()
+        super().call(fresh, check)
+
+
 @dataclass
 class Record:
     """Times of one contestant.

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from decoder_contestants import (
     Contestant,
+    Forgetful,
     Music,
     Record,
     Reference,
@@ -178,7 +179,7 @@ class Grid:
         fused = FusedDecoder(config, args.t_f, k).eval()
         contestants[FUSED] = Reference(fused, history, args.seed)
         start = CodeHistory(history.heard[:, :1], history.played[:, :1], history.instrument)
-        contestants[FREE] = Reference(fused, start, args.seed)
+        contestants[FREE] = Forgetful(fused, start, args.seed)
         fresh = music.heard[:, music.visible(frames - k) : music.visible(frames)]
         settings = (args.calls, args.warm_up, args.block, args.limit, CLOCKS[args.clock])
         records = time_calls(contestants, fresh, frames, *settings)

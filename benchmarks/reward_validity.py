@@ -216,7 +216,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--songs", type=int, default=100, help="held-out songs, 2 to 200")
-    parser.add_argument("--rewards", nargs="+", default=list(DEFAULT), help="names, or YAML mappings with `name`")
+    parser.add_argument("--rewards", nargs="+", help=f"names, or YAML mappings with `name` ({' '.join(DEFAULT)})")
     parser.add_argument("--guards", action="store_true", help="what each guard keeps out, in place of --rewards")
     parser.add_argument("--split", default="validation", choices=("validation", "test"))
     parser.add_argument("--codec", default=None, help="send all that is played through this codec first (slow)")
@@ -225,10 +225,12 @@ def main() -> None:
     args = parser.parse_args()
     if not 2 <= args.songs <= 200:
         parser.error(f"--songs is {args.songs}; give 2 to 200")
+    if args.guards and args.rewards:
+        parser.error("--guards has columns of its own; leave --rewards out")
     models: dict[str, RewardModel] = {}
     if args.guards:
         models = {label: create_from_spec(rewards, spec) for label, spec in guard_columns().items()}
-    for text in () if args.guards else args.rewards:
+    for text in () if args.guards else args.rewards or DEFAULT:
         spec = parse_yaml(text)
         model = create_from_spec(rewards, spec)
         models[label_of(model, spec, list(models))] = model

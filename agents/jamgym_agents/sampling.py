@@ -56,11 +56,11 @@ def transform(logits: Tensor, sampling: Sampling) -> Tensor:
 def draw(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw one code `(...)` from each distribution `(..., V)`: by its inverse, one random number each.
 
-    Excluded codes are never drawn. No sync with the device.
+    No sync with the device. A distribution that is not finite gives some code: whoever trains finds out from the loss.
     """
     reached = log_probs.exp().cumsum(-1)
     total = reached[..., -1:]
-    number = torch.rand(total.shape, generator=generator, device=total.device) * total
+    number = total * torch.rand(total.shape, generator=generator, device=total.device, dtype=total.dtype)
     # Rounding may lift the number to the total, which no code would lie above.
     number = torch.minimum(number, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(reached, number, right=True).squeeze(-1)
+    return torch.searchsorted(reached, number, right=True).squeeze(-1).clamp_max(log_probs.shape[-1] - 1)

@@ -5,8 +5,8 @@ silence, a whisper or a single burst -0.5. Needs: nothing beyond audio. Windows:
 least 2 s; causal. Source: own two-tower network, contrastive as in COCOLA (arXiv 2404.16969), but with
 time-resolved embeddings and hard negatives; trained by `jamgym train-coherence`.
 
-`mode` asks the same network about one part of both sides, as COCOLA's modes do: "harmonic" hears wrong notes and
-forgives wrong times, "percussive" the other way round.
+`mode` asks the same network about one part of both sides, as COCOLA's modes do: "harmonic" tells wrong notes better
+than wrong times, "percussive" wrong times, and hardly any wrong notes.
 """
 
 from __future__ import annotations

@@ -194,18 +194,26 @@ class LearnedReward:
             if json.loads(metadata["network"]) != own:
                 raise CheckpointError(f"{path} belongs to another architecture of {self.name!r}: {metadata['network']}")
             network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-            if self.calibration_key not in metadata:
+            if self.calibration_key not in metadata and "calibration" in metadata:
                 raise CheckpointError(
-                    f"{path} has no {self.calibration_key!r}, only {', '.join(k for k in metadata if 'calibr' in k)}. "
-                    f"Train the weights anew with `jamgym train-coherence --model {self.name}`, which measures it."
+                    f"{path} has no {self.calibration_key!r}: it was written before there were modes. "
+                    f"`python scripts/calibrate_modes.py {path}` measures it; so does a new `jamgym train-coherence`."
                 )
             self._calibration = Calibration(**json.loads(metadata[self.calibration_key]))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{path} does not fit reward {self.name!r}: {error}") from error
-        self._version = f"{SCORING_VERSION}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+        self._version = f"{SCORING_VERSION}-{_digest(tensors, metadata['network'], self._calibration)}"
         self._use(network)
+
+
+def _digest(tensors: Mapping[str, Tensor], network: str, calibration: Calibration) -> str:
+    """Return a short hash of all that a score depends on; notes beside the weights do not count."""
+    found = hashlib.sha256(f"{network} {calibration}".encode())
+    for name in sorted(tensors):
+        found.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+    return found.hexdigest()[:8]
 
 
 def save_weights(

@@ -44,6 +44,12 @@ def test_no_number_draws_an_excluded_code(number, monkeypatch):
     assert drawn.tolist() == [{0.0: 1, 0.5: 3, 1.0: 3}[number], 2]
 
 
+def test_what_is_not_finite_still_draws_a_code_that_exists():
+    log_p = torch.full((2, 8), torch.nan)
+    log_p[1] = -torch.inf
+    assert ((draw(log_p, None) >= 0) & (draw(log_p, None) < 8)).all()
+
+
 def test_many_rows_draw_independently_and_any_shape():
     log_p = torch.full((3, 5, 64), 1 / 64).log()
     codes = draw(log_p, torch.Generator().manual_seed(1))

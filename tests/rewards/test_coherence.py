@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from jamgym.checkpoint import save_tensors
+from jamgym.checkpoint import load_tensors, save_tensors
 from jamgym.corpora.band import BandCorpus
 from jamgym.corpus import make_pair
 from jamgym.errors import CheckpointError, ConfigError, RewardError
@@ -89,14 +89,20 @@ def test_each_mode_hears_its_own_part():
 
 def test_a_mode_has_its_own_version_and_calibration(tmp_path):
     both, harmonic = CoherenceReward(), CoherenceReward(mode="harmonic")
-    assert harmonic.version == f"{both.version}-harmonic"
+    assert harmonic.version.endswith("-harmonic") and "harmonic" not in both.version
     assert harmonic.calibration != both.calibration and harmonic.calibration.random < harmonic.calibration.truth
     with pytest.raises(ConfigError, match="mode is 'loud'; it must be one of both, harmonic, percussive"):
         CoherenceReward(mode="loud")
     path = tmp_path / "old.safetensors"
     save_weights(path, "coherence", CoherenceReward.build(), Calibration())
     assert np.isfinite(CoherenceReward(path).calibration.truth)
-    with pytest.raises(CheckpointError, match="has no 'calibration_percussive', only calibration"):
+    noted = tmp_path / "noted.safetensors"
+    tensors, metadata = load_tensors(path)
+    save_tensors(noted, tensors, {**metadata, "figures": "{}"})
+    assert CoherenceReward(noted).version == CoherenceReward(path).version
+    save_tensors(noted, tensors, {**metadata, "calibration": json.dumps({"random": 0.1, "truth": 1.0})})
+    assert CoherenceReward(noted).version != CoherenceReward(path).version
+    with pytest.raises(CheckpointError, match="has no 'calibration_percussive'.*calibrate_modes"):
         CoherenceReward(path, mode="percussive").score(Windows(noise(1), noise(1), RATE))
 
 
