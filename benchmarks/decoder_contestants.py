@@ -15,9 +15,6 @@ from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.sampling import Sampling
 from jamgym_agents.streaming import DecoderState, StreamingDecoder
 
-#: Frames that are put into a state at once when a history is made: with a window, so few that its memory is no
-#: larger than that of a stream of ordinary chunks; without one, more, to be quick.
-FILL_FRAMES = {True: 16, False: 64}
 #: A call that takes longer in seconds needs no warm-up and ends its block.
 LONG_CALL = 1.0
 SAMPLING = Sampling()
@@ -54,15 +51,16 @@ class Music:
         return min(max(frame + self.t_f, 0), self.heard.shape[1])
 
 
-def filled_state(stream: StreamingDecoder, music: Music, frames: int, k: int) -> DecoderState:
+def filled_state(stream: StreamingDecoder, music: Music, frames: int, k: int, block: int | None = None) -> DecoderState:
     """Return the state of one row that has played `frames` frames of `music`, the last k of them in its last call.
 
-    Filled in blocks of frames, each of which sees what had been heard at its end.
+    Filled in blocks of frames, each of which sees what had been heard at its end; `block` is their length.
     """
     state = stream.initial_state(1)
     state.instrument = music.instrument[:1].clone()
     one = torch.ones(1, dtype=torch.int64)
-    size = FILL_FRAMES[stream.decoder.config.window is not None]
+    # With a window: so short that no block hears ahead of its begin, which would make the memory longer.
+    size = block or (64 if stream.decoder.config.window is None else min(16, max(1, -music.t_f)))
     for begin in range(0, frames, size):
         end = min(begin + size, frames)
         hear_until(stream, state, music, min(end, frames - k))

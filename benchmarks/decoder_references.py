@@ -104,8 +104,7 @@ def encode_history(
     frames, config = input_codes.shape[1], decoder.config
     played = decoder.embed_played(output_codes[:, :-1], instrument)
     x = torch.cat([decoder.embed_heard(input_codes), decoder.embed_start(instrument), played], dim=1)
-    cos, sin = rotary_angles(torch.arange(frames), decoder.head_dim)
-    angles = (cos.repeat(2, 1), sin.repeat(2, 1))
+    angles = rotary_angles(torch.arange(frames).repeat(2).unsqueeze(0), decoder.head_dim)
     visible = visible_frames(frames, torch.tensor([t_f]), torch.tensor([k]))[0]
     size = max(16, SCORES // (len(x) * config.heads * 2 * frames))
     for module in decoder.blocks:
@@ -260,7 +259,7 @@ class FusedDecoder(nn.Module):
         """Return the hidden state `(B, C)` of the last of the positions `x` `(B, T, C)` that start at `begin`."""
         batch, frames, _ = x.shape
         config, end = self.config, begin + frames
-        angles = rotary_angles(torch.arange(begin, end), config.dim // config.heads)
+        angles = rotary_angles(torch.arange(begin, end).unsqueeze(0), config.dim // config.heads)
         for layer, module in enumerate(self.blocks):
             check()
             block = cast(Block, module)
@@ -269,12 +268,12 @@ class FusedDecoder(nn.Module):
             keys[:, :, begin:end], values[:, :, begin:end] = fresh_keys, fresh_values
             if frames == 1:
                 grouped = q.reshape(batch, config.kv_heads, -1, q.shape[3])
-                mixed = F.scaled_dot_product_attention(grouped, keys[:, :, :end], values[:, :, :end])
+                mixed = F.scaled_dot_product_attention(grouped, keys[:, :, :end], values[:, :, :end], scale=1.0)
                 mixed = mixed.reshape(batch, 1, -1)
             else:
                 repeat = config.heads // config.kv_heads
                 wide = [one.repeat_interleave(repeat, dim=1) for one in (fresh_keys, fresh_values)]
-                mixed = F.scaled_dot_product_attention(q, wide[0], wide[1], is_causal=True)
+                mixed = F.scaled_dot_product_attention(q, wide[0], wide[1], is_causal=True, scale=1.0)
                 mixed = mixed.transpose(1, 2).reshape(batch, frames, -1)
             x = block.finish(x, mixed)
         return self.norm(x[:, -1])

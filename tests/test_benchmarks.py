@@ -264,14 +264,12 @@ def test_the_fused_decoder_keeps_its_delay_pattern_and_hears_nothing_ahead(refer
 
 def test_a_filled_state_is_that_of_a_stream_with_the_same_past(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    import decoder_contestants
     from decoder_contestants import Music, filled_state, hear_until, spread, state_bytes
 
     decoder = sharp_decoder(window=16)
     music = Music.random(decoder.config, 1, 60, -3, 0)
     stream, one = StreamingDecoder(decoder), torch.ones(1, dtype=torch.int64)
-    monkeypatch.setattr(decoder_contestants, "FILL_FRAMES", {True: 5, False: 5})
-    filled = filled_state(stream, music, 50, 5)
+    filled = filled_state(stream, music, 50, 5, block=5)
     state = stream.initial_state(1)
     for begin in range(0, 50, 5):
         hear_until(stream, state, music, min(begin + 5, 45))
@@ -286,8 +284,7 @@ def test_a_filled_state_is_that_of_a_stream_with_the_same_past(monkeypatch):
     assert torch.equal(stream.generate(rows, 5, Sampling(temperature=0)).codes, expected.expand(4, -1, -1))
 
 
-@pytest.mark.slow
-def test_a_forgetful_reference_never_gets_a_longer_history(references, monkeypatch):
+def test_a_forgetful_reference_never_gets_a_longer_history(references):
     from decoder_contestants import Forgetful
 
     lengths = []
@@ -304,6 +301,7 @@ def test_a_forgetful_reference_never_gets_a_longer_history(references, monkeypat
     assert lengths == [1, 1, 1] and player.start.played.shape[1] == 1
 
 
+@pytest.mark.slow
 def test_decoder_throughput(tmp_path):
     out = tmp_path / "out.json"
     sizes = ("--size", "128", "1", "--k", "1", "2", "--batch", "1", "2", "--history", "1", "60", "--window", "20")

@@ -7,29 +7,47 @@ away than training has shown. Until then that is its own place.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Cosine and sine `(..., head_dim / 2)` of frame times.
+#: Cosine and signed sine `(..., head_dim)` of frame times, as `rotary_angles` returns them.
 Angles = tuple[Tensor, Tensor]
 
 
 def rotary_angles(positions: Tensor, head_dim: int, base: float = 10_000.0) -> Angles:
-    """Return cosine and sine `(..., head_dim / 2)` of frame times `positions` `(...)`.
+    """Return what `rotate` needs for frame times `positions` `(...)`.
 
     In double precision: after ten hours a single-precision angle is wrong by a twentieth of a radian.
+
+    Returns:
+        The cosines `(..., head_dim)` of both halves, and the sines, negative in the first half.
     """
-    rates = base ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64) / head_dim)
-    angles = positions.unsqueeze(-1) * rates
-    return angles.cos().float(), angles.sin().float()
+    angles = positions.unsqueeze(-1) * _rates(head_dim, base, positions.device)
+    cos, sin = angles.cos().float(), angles.sin().float()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+
+
+@cache
+def _rates(head_dim: int, base: float, device: torch.device) -> Tensor:
+    """Return radians per frame `(head_dim / 2,)` of each pair."""
+    return base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float64) / head_dim)
+
+
+@cache
+def _views(heads: int, kv_heads: int, device: torch.device) -> Tensor:
+    """Return which of (near, own) each head of `project` is rotated by: near queries, then queries and keys."""
+    return torch.tensor([0] * heads + [1] * (heads + kv_heads), device=device)
 
 
 def rotate(x: Tensor, angles: Angles) -> Tensor:
-    """Rotate pairs of `x` `(B, H, T, head_dim)` by `angles` that broadcast to `(B, H, T, head_dim / 2)`."""
+    """Rotate pairs of `x` `(B, H, T, head_dim)`, one of each half, by angles that broadcast to it."""
     cos, sin = angles
     first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
+    # Three operations: a step decodes one frame, and its time is their number.
+    return torch.addcmul(x * cos, torch.cat([second, first], dim=-1), sin).to(x.dtype)
 
 
 class Block(nn.Module):
@@ -53,25 +71,39 @@ class Block(nn.Module):
         self.reduce = nn.Linear(4 * dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def project(
-        self, x: Tensor, angles: Angles, near: Angles | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def both_angles(self, positions: Tensor, near: Tensor) -> Angles:
+        """Return the angles with which `project` gives queries at their near places too.
+
+        Args:
+            positions: `(..., T)` the frames' own places.
+            near: The same of their near places.
+        """
+        cos, sin = rotary_angles(torch.stack([near, positions], dim=-2), self.head_dim)
+        heads = _views(self.heads, self.kv_heads, positions.device)
+        return cos.index_select(-3, heads), sin.index_select(-3, heads)
+
+    def project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return what attention takes from `(B, T, C)`.
 
         Args:
             x: `(B, T, C)`.
-            angles: Of the T frames' own places.
-            near: Of their places as the sinks see them; None while all of them are their own.
+            angles: `(..., 1, T, h)` of the T frames' own places, or `both_angles`.
 
         Returns:
-            Queries `(B, H, T, h)` and keys `(B, G, T, h)` at their own places, values `(B, G, T, h)`, and the queries
-            at their near places, or None.
+            Scaled queries `(B, H, T, h)` and keys `(B, G, T, h)` at their own places, values `(B, G, T, h)`, and the
+            scaled queries at their near places, or None.
         """
         batch, frames, _ = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(batch, frames, self.heads + 2 * self.kv_heads, self.head_dim)
         turning, value = qkv.transpose(1, 2).split([self.heads + self.kv_heads, self.kv_heads], dim=1)
-        q, key = rotate(turning, angles).split([self.heads, self.kv_heads], dim=1)
-        return q, key, value, None if near is None else rotate(turning[:, : self.heads], near)
+        both = angles[0].shape[-3] > 1
+        if both:
+            # One rotation and one product with the scale for both views of a query.
+            turning = torch.cat([turning[:, : self.heads], turning], dim=1)
+        queries, key = rotate(turning, angles).split([turning.shape[1] - self.kv_heads, self.kv_heads], dim=1)
+        queries = queries * self.head_dim**-0.5
+        near, q = queries.split(self.heads, dim=1) if both else (None, queries)
+        return q, key, value, near
 
     def attend(
         self,
@@ -88,11 +120,11 @@ class Block(nn.Module):
         three times as fast, forward and backward, as the fused kernel, which computes the masked blocks too.
 
         Args:
-            q: Queries at their own places.
+            q: Scaled queries at their own places.
             key: Rotated keys.
             value: Values.
             bias: 0 where a query may attend, -inf where not.
-            near: Queries at their near places; needed as soon as one has left the first window.
+            near: Scaled queries at their near places; needed as soon as one has left the first window.
             sinks: Where the sinks' keys lie.
         """
         batch, _, frames, width = q.shape
@@ -106,9 +138,9 @@ class Block(nn.Module):
         return mixed.transpose(1, 2).reshape(batch, frames, self.heads * width)
 
     def _scores(self, q: Tensor, key: Tensor) -> Tensor:
-        """Return the scaled products `(B, H, T, M)` of queries and the keys of their groups."""
+        """Return the products `(B, H, T, M)` of queries and the keys of their groups."""
         batch, heads, frames, width = q.shape
-        grouped = (q * width**-0.5).reshape(batch, self.kv_heads, -1, width)
+        grouped = q.reshape(batch, self.kv_heads, -1, width)
         return (grouped @ key.transpose(-1, -2)).view(batch, heads, frames, key.shape[2])
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
@@ -121,22 +153,21 @@ class Block(nn.Module):
         x: Tensor,
         angles: Angles,
         masks: tuple[Tensor, Tensor],
-        near: Angles | None = None,
         sinks: int = 0,
     ) -> Tensor:
         """Pass both streams at once: `(B, 2 T, C)`, the input stream first.
 
         Args:
             x: `(B, 2 T, C)`.
-            angles: `(2 T, h / 2)` of the frame times, once for each stream.
+            angles: `(1, 2 T, h)` of the frame times, once for each stream; `both_angles` if T does not fit into the
+                window.
             masks: Biases `(T, T)` of the input stream, which attends to itself alone, and `(B, 1, T, 2 T)` of the
                 output stream; 0 where it may attend, -inf where not.
-            near: The same of the frame times as the sinks see them; None while T fits into the window.
             sinks: First frames of each stream that are sinks.
         """
         frames = x.shape[1] // 2
-        q, key, value, near_q = self.project(x, angles, near)
-        input_near, output_near = (None, None) if near_q is None else near_q.split(frames, dim=2)
+        q, key, value, near = self.project(x, angles)
+        input_near, output_near = (None, None) if near is None else near.split(frames, dim=2)
         input_sinks, output_sinks = slice(sinks), slice(frames, frames + sinks)
         heard = self.attend(
             q[:, :, :frames], key[:, :, :frames], value[:, :, :frames], masks[0], input_near, (input_sinks,)

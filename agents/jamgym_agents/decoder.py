@@ -11,6 +11,7 @@ Shapes: B sequences, T frames, Q codebooks, V entries, C width, D latent dimensi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from jamgym.corpus import INSTRUMENTS
 from jamgym.errors import ConfigError
-from jamgym_agents.attention import Angles, Block, rotary_angles
+from jamgym_agents.attention import Block, rotary_angles
 from jamgym_agents.lookahead import Lookahead, LookaheadHead
 from jamgym_agents.visibility import attention_masks, visible_frames
 
@@ -185,21 +186,18 @@ class AccompanimentDecoder(nn.Module):
         frames = input_codes.shape[1]
         played = self.embed_played(output_codes[:, :-1], instrument, history_hidden)
         x = torch.cat([self.embed_heard(input_codes), self.embed_start(instrument), played], dim=1)
-        positions = torch.arange(frames, device=x.device)
         window, sinks = self.config.window, self.config.sinks
         masks = attention_masks(visible_frames(frames, t_f, k), window, sinks)
-        angles, near = self._stream_angles(positions), None
+        # Once for each stream.
+        positions = torch.arange(frames, device=x.device).repeat(2).unsqueeze(0)
         if window is not None and frames > window and sinks:
-            near = self._stream_angles(positions.clamp_max(window - 1))
+            angles = cast(Block, self.blocks[0]).both_angles(positions[0], positions[0].clamp_max(window - 1))
+        else:
+            angles = rotary_angles(positions, self.head_dim)
         for block in self.blocks:
-            x = block(x, angles, masks, near, sinks)
+            x = block(x, angles, masks, sinks)
         x = self.norm(x)
         return x[:, :frames], x[:, frames:]
-
-    def _stream_angles(self, positions: Tensor) -> Angles:
-        """Return the angles of frame times `(T,)`, once for each stream."""
-        cos, sin = rotary_angles(positions, self.head_dim)
-        return cos.repeat(2, 1), sin.repeat(2, 1)
 
     def depth_logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """Return teacher-forced logits `(..., Q, V)` of `codes` `(..., Q)` given hidden states `(..., C)`."""

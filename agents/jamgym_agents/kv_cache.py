@@ -24,22 +24,21 @@ def slots_of(frames: Tensor, capacity: int, sinks: int) -> Tensor:
 
 
 def slot_frames(newest: Tensor, extent: int, capacity: int, sinks: int) -> Tensor:
-    """Return the frame `(B, 1, M)` that each used slot holds; a negative number where there is none yet.
+    """Return the frame `(B, N, 1, M)` that each used slot holds; a negative number where there is none yet.
 
     Args:
-        newest: `(B,)` last frame that was written.
+        newest: `(B, N)` last frame that was written, of N streams.
         extent: Frames that the longest row will have; at most as many slots are used.
         capacity: Slots per stream.
         sinks: First frames, which keep their place.
     """
     slot = torch.arange(min(extent, capacity), device=newest.device)
     if extent <= capacity:
-        return slot.view(1, 1, -1)
-    last = newest.view(-1, 1)
+        return slot.view(1, 1, 1, -1)
+    last = newest[:, :, None, None]
     frames = last - (last - slot) % (capacity - sinks)
     # The ring's arithmetic would call a slot that nothing was written to a frame before the ring.
-    frames = torch.where(frames < sinks, -1, frames)
-    return torch.where(slot < sinks, slot, frames).unsqueeze(1)
+    return torch.where(slot < sinks, slot, frames.masked_fill(frames < sinks, -1))
 
 
 @dataclass
@@ -110,10 +109,9 @@ class DecoderState:
         # Twice the longest write: frames beyond a row's count are written too, and amended ones once more.
         limit = extent if self.window is None else self.sinks + self.window + lead + 2 * self.longest
         if min(extent, limit) > self.capacity:
-            spare = 2 * self.capacity
-            self._grow(
-                max(extent, spare) if self.window is None else max(min(extent, limit), min(spare, limit)), written
-            )
+            spare = max(extent, 2 * self.capacity)
+            # The last step takes all, so that a stream soon has what it will ever need.
+            self._grow(spare if self.window is None or 2 * spare <= limit else limit, written)
         return extent
 
     def _grow(self, capacity: int, written: int) -> None:
@@ -125,7 +123,8 @@ class DecoderState:
         if written > old:
             # The ring has turned, and in a longer ring the same frames have other places.
             for stream, count in ((HEARD, self.heard), (PLAYED, self.played)):
-                frames = slot_frames(count - 1, written, capacity, self.sinks)[:, 0].expand(len(count), -1)
+                newest = (count - 1).unsqueeze(1)
+                frames = slot_frames(newest, written, capacity, self.sinks)[:, 0, 0].expand(len(count), -1)
                 source = 2 * slots_of(frames.clamp_min(0), old, self.sinks) + stream
                 index = source[None, :, None, :, None].expand(*keys.shape[:3], -1, keys.shape[4])
                 slots = slice(stream, 2 * frames.shape[1], 2)

@@ -64,9 +64,8 @@ class _View:
     """Where M new frames of a stream stand, what they may look at, and where their keys go.
 
     Attributes:
-        angles: `(B, 1, M, h / 2)` of the frames' own places.
+        angles: `(B, 1, M, h)` of the frames' own places, or `Block.both_angles` once the window has moved on.
         bias: `(B, 1, M, S)` of the S slots in `used`: 0 where a frame may look, -inf where not.
-        near: The same of the frames' places as the sinks see them, once the window has moved on.
         used: Slots of the memory that they look at.
         sinks: Where the sinks lie among those.
         rows: `(B, G, M)` rows of a block's memory that their keys and values go to.
@@ -74,7 +73,6 @@ class _View:
 
     angles: Angles
     bias: Tensor
-    near: Angles | None
     used: slice
     sinks: slice
     rows: Tensor
@@ -82,12 +80,8 @@ class _View:
     def frame(self, index: int) -> _View:
         """Return the view of one of the frames."""
         part = slice(index, index + 1)
-
-        def only(angles: Angles) -> Angles:
-            return angles[0][:, :, part], angles[1][:, :, part]
-
-        near = None if self.near is None else only(self.near)
-        return _View(only(self.angles), self.bias[:, :, part], near, self.used, self.sinks, self.rows[:, :, part])
+        angles = self.angles[0][:, :, part], self.angles[1][:, :, part]
+        return _View(angles, self.bias[:, :, part], self.used, self.sinks, self.rows[:, :, part])
 
 
 class StreamingDecoder:
@@ -183,36 +177,31 @@ class StreamingDecoder:
         Input frames attend to input frames up to themselves; output frames to outputs up to themselves and
         to everything heard; both as far back as the window reaches. `extent` is what `make_room` returned.
         """
-        config, places = self.decoder.config, positions.unsqueeze(2)
-
-        def seen(newest: Tensor, last: Tensor) -> Tensor:
-            """Return the mask of a stream whose `newest` frame was written last and whose `last` one may be seen."""
-            frames = slot_frames(newest, extent, state.capacity, config.sinks)
-            return (frames >= 0) & (frames <= last) & in_reach(frames, places, config.window, config.sinks)
-
+        config, places = self.decoder.config, positions[:, None, :, None]
         # As if all M were written: those that are not yet are later than any frame that looks.
-        allowed = seen(positions[:, -1], places)
-        used, slots = slice(HEARD, 2 * allowed.shape[2], 2), config.sinks
+        newest, last = positions[:, -1:], places
         if stream == PLAYED:
-            newest = state.heard - 1
-            heard = seen(newest, newest.view(-1, 1, 1))
-            allowed = torch.stack([heard.expand_as(allowed), allowed], dim=3).flatten(2)
-            used, slots = slice(0, allowed.shape[2]), 2 * config.sinks
-        near = None
+            heard = state.heard.unsqueeze(1) - 1
+            newest = torch.cat([heard, newest], dim=1)
+            last = torch.cat([heard[:, :, None, None].expand_as(places), places], dim=1)
+        frames = slot_frames(newest, extent, state.capacity, config.sinks)
+        seen = (frames >= 0) & (frames <= last) & in_reach(frames, places, config.window, config.sinks)
+        # `(B, N, M, S / N)` of N streams to `(B, M, S)`, as the slots lie.
+        allowed = seen.permute(0, 2, 3, 1).flatten(2)
+        used = slice(0, allowed.shape[2]) if stream == PLAYED else slice(HEARD, 2 * allowed.shape[2], 2)
+        sinks = slice(config.sinks * seen.shape[1])
         if config.window is not None and extent > config.window and config.sinks:
-            near = self._angles(positions.clamp_max(config.window - 1))
-        bias = additive(allowed).unsqueeze(1)
-        return _View(self._angles(positions), bias, near, used, slice(slots), state.rows_of(positions, stream))
-
-    def _angles(self, positions: Tensor) -> Angles:
-        cos, sin = rotary_angles(positions, self.decoder.head_dim)
-        return cos.unsqueeze(1), sin.unsqueeze(1)
+            near = positions.clamp_max(config.window - 1)
+            angles = cast(Block, self.decoder.blocks[0]).both_angles(positions, near)
+        else:
+            angles = rotary_angles(positions.unsqueeze(1), self.decoder.head_dim)
+        return _View(angles, additive(allowed).unsqueeze(1), used, sinks, state.rows_of(positions, stream))
 
     def _run(self, x: Tensor, view: _View, state: DecoderState) -> Tensor:
         """Pass new frames `(B, M, C)` through all blocks, writing their keys; returns `(B, M, C)`."""
         for layer, module in enumerate(self.decoder.blocks):
             block = cast(Block, module)
-            q, key, value, near = block.project(x, view.angles, view.near)
+            q, key, value, near = block.project(x, view.angles)
             state.write(layer, key, value, view.rows)
             keys, values = state.keys[layer, :, :, view.used], state.values[layer, :, :, view.used]
             x = block.finish(x, block.attend(q, keys, values, view.bias, near, (view.sinks,)))

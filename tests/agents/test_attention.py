@@ -28,7 +28,7 @@ def test_one_query_equals_the_same_query_among_many(kv_heads):
     layer = block(kv_heads)
     x = torch.randn(2, 6, 32)
     bias = additive(torch.ones(6, 6, dtype=torch.bool).tril())
-    q, key, value, _ = layer.project(x, rotary_angles(torch.arange(6), 8))
+    q, key, value, _ = layer.project(x, rotary_angles(torch.arange(6)[None], 8))
     many = layer.attend(q, key, value, bias)
     one = layer.attend(q[:, :, 4:5], key, value, bias[4:5])
     assert torch.allclose(one, many[:, 4:5], atol=1e-5)
@@ -37,11 +37,11 @@ def test_one_query_equals_the_same_query_among_many(kv_heads):
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_explicit_products_equal_the_fused_kernel(kv_heads):
     layer = block(kv_heads)
-    q, key, value, _ = layer.project(torch.randn(2, 6, 32), rotary_angles(torch.arange(6), 8))
+    q, key, value, _ = layer.project(torch.randn(2, 6, 32), rotary_angles(torch.arange(6)[None], 8))
     mask = torch.rand(2, 1, 6, 6) < 0.5
     mask |= torch.eye(6, dtype=torch.bool)
     keys, values = (part.repeat_interleave(4 // kv_heads, dim=1) for part in (key, value))
-    expected = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+    expected = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=1.0)
     mixed = layer.attend(q, key, value, additive(mask))
     assert torch.allclose(mixed, expected.transpose(1, 2).reshape(2, 6, 32), atol=1e-5)
 
@@ -49,17 +49,16 @@ def test_explicit_products_equal_the_fused_kernel(kv_heads):
 def test_sinks_are_seen_from_the_near_place():
     layer = block()
     x = torch.randn(1, 6, 32)
-    places = torch.arange(6)
-    own, near_angles = rotary_angles(places, 8), rotary_angles(places.clamp_max(3), 8)
-    q, key, value, near = layer.project(x, own, near_angles)
+    places = torch.arange(6)[None]
+    q, key, value, near = layer.project(x, layer.both_angles(places[0], places[0].clamp_max(3)))
     assert near is not None and torch.allclose(near[:, :, :4], q[:, :, :4])
-    moved = layer.project(x, near_angles)[0]
+    moved = layer.project(x, rotary_angles(places.clamp_max(3), 8))[0]
     assert torch.allclose(near, moved) and not torch.allclose(near[:, :, 5], q[:, :, 5], atol=1e-3)
     # The last frame sees one sink, from its near place, and itself, from its own.
     bias = additive(torch.tensor([[True, False, False, False, False, True]]))
     mixed = layer.attend(q[:, :, 5:], key, value, bias, near[:, :, 5:], (slice(2),))
     score = (near[:, :, 5:] * key[:, :, :1]).sum(-1), (q[:, :, 5:] * key[:, :, 5:]).sum(-1)
-    weights = (torch.stack(score, dim=-1) * 8**-0.5).softmax(-1)
+    weights = (torch.stack(score, dim=-1)).softmax(-1)
     expected = weights[..., :1] * value[:, :, :1] + weights[..., 1:] * value[:, :, 5:]
     assert torch.allclose(mixed, expected.transpose(1, 2).reshape(1, 1, 32), atol=1e-5)
     assert not torch.allclose(mixed, layer.attend(q[:, :, 5:], key, value, bias), atol=1e-4)
@@ -79,7 +78,7 @@ def test_masked_positions_have_no_influence():
     layer = block()
     frames = 5
     x = torch.randn(1, 2 * frames, 32)
-    angles = rotary_angles(torch.arange(frames).repeat(2), 8)
+    angles = rotary_angles(torch.arange(frames).repeat(2)[None], 8)
     masks = attention_masks(torch.full((1, frames), 2))
     before = layer(x, angles, masks)
     x[:, 2:frames] += 5.0  # input frames that nobody has heard
