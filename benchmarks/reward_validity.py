@@ -40,21 +40,18 @@ from jamgym_rewards.validation import auc
 
 Scores = NDArray[np.float64]
 
+#: A learned reward, and what keeps an agent from its holes.
+GUARDED = "coherence"
+GUARDS = ("silence", "repetition", "copying", "level")
 DEFAULT = (
-    "coherence",
+    GUARDED,
     "judge",
     "discriminative",
     "harmony",
     "beat_audio",
-    "silence",
-    "repetition",
-    "copying",
-    "level",
-    "{name: mixture, rewards: [coherence, silence, repetition, copying, level]}",
+    *GUARDS,
+    f"{{name: mixture, rewards: [{', '.join((GUARDED, *GUARDS))}]}}",
 )
-#: A learned reward, and what keeps an agent from its holes.
-GUARDED = "coherence"
-GUARDS = ("silence", "repetition", "copying", "level")
 RULERS = ("note_in_chord", "beat_f")
 VERSIONS = ("truth", *WRONG, *ATTACKS)
 FRAMES_PER_SECOND = 25.0
@@ -230,10 +227,11 @@ def main() -> None:
     models: dict[str, RewardModel] = {}
     if args.guards:
         models = {label: create_from_spec(rewards, spec) for label, spec in guard_columns().items()}
-    for text in () if args.guards else args.rewards or DEFAULT:
-        spec = parse_yaml(text)
-        model = create_from_spec(rewards, spec)
-        models[label_of(model, spec, list(models))] = model
+    else:
+        for text in args.rewards or DEFAULT:
+            spec = parse_yaml(text)
+            model = create_from_spec(rewards, spec)
+            models[label_of(model, spec, list(models))] = model
 
     console = Console(width=max(40 + 24 * len(models), 80))
     corpus = BandCorpus(cache_songs=args.songs)

@@ -20,7 +20,7 @@ from jamgym.files import atomic_path
 from jamgym.run import Run
 from jamgym_rewards.coherence import CoherenceReward
 from jamgym_rewards.features import SAMPLE_RATE
-from jamgym_rewards.training import CoherenceTrainingConfig, part_calibrations
+from jamgym_rewards.training import CoherenceTrainingConfig, as_notes, part_calibrations
 
 
 def main() -> None:
@@ -40,9 +40,9 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         Run.create(Path(folder) / "run", command="calibrate-modes", config={}, seed=config.seed) as run,
     ):
-        notes = part_calibrations(config, corpus, codec, network, run)
-    save_tensors(path, tensors, {**metadata, **notes})
-    card["modes"] = {name: json.loads(text) for name, text in notes.items()}
+        modes = part_calibrations(config, corpus, codec, network, run)
+    save_tensors(path, tensors, {**metadata, **as_notes(modes)})
+    card["modes"] = modes
     with atomic_path(card_path) as new:
         new.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from jamgym.corpus import INSTRUMENTS
 from jamgym.errors import ConfigError
-from jamgym_agents.attention import Block, rotary_angles
+from jamgym_agents.attention import Angles, Block, rotary_angles
 from jamgym_agents.lookahead import Lookahead, LookaheadHead
 from jamgym_agents.visibility import attention_masks, visible_frames
 
@@ -189,15 +189,21 @@ class AccompanimentDecoder(nn.Module):
         window, sinks = self.config.window, self.config.sinks
         masks = attention_masks(visible_frames(frames, t_f, k), window, sinks)
         # Once for each stream.
-        positions = torch.arange(frames, device=x.device).repeat(2).unsqueeze(0)
-        if window is not None and frames > window and sinks:
-            angles = cast(Block, self.blocks[0]).both_angles(positions[0], positions[0].clamp_max(window - 1))
-        else:
-            angles = rotary_angles(positions, self.head_dim)
+        angles = self.angles(torch.arange(frames, device=x.device).repeat(2), frames)
         for block in self.blocks:
             x = block(x, angles, masks, sinks)
         x = self.norm(x)
         return x[:, :frames], x[:, frames:]
+
+    def angles(self, positions: Tensor, frames: int) -> Angles:
+        """Return the angles that blocks need for frames at `positions` `(..., T)` of a stream of `frames` frames.
+
+        While all of them fit into the window, those of their own places; then of their near places too.
+        """
+        window = self.config.window
+        if window is None or frames <= window or not self.config.sinks:
+            return rotary_angles(positions.unsqueeze(-2), self.head_dim)
+        return cast(Block, self.blocks[0]).both_angles(positions, positions.clamp_max(window - 1))
 
     def depth_logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """Return teacher-forced logits `(..., Q, V)` of `codes` `(..., Q)` given hidden states `(..., C)`."""

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from jamgym_agents.attention import Angles, Block, rotary_angles
+from jamgym_agents.attention import Angles, Block
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.kv_cache import HEARD, PLAYED, DecoderState, slot_frames
 from jamgym_agents.sampling import Sampling, draw, transform
@@ -64,7 +64,7 @@ class _View:
     """Where M new frames of a stream stand, what they may look at, and where their keys go.
 
     Attributes:
-        angles: `(B, 1, M, h)` of the frames' own places, or `Block.both_angles` once the window has moved on.
+        angles: `AccompanimentDecoder.angles` of the frames.
         bias: `(B, 1, M, S)` of the S slots in `used`: 0 where a frame may look, -inf where not.
         used: Slots of the memory that they look at.
         sinks: Where the sinks lie among those.
@@ -190,11 +190,7 @@ class StreamingDecoder:
         allowed = seen.permute(0, 2, 3, 1).flatten(2)
         used = slice(0, allowed.shape[2]) if stream == PLAYED else slice(HEARD, 2 * allowed.shape[2], 2)
         sinks = slice(config.sinks * seen.shape[1])
-        if config.window is not None and extent > config.window and config.sinks:
-            near = positions.clamp_max(config.window - 1)
-            angles = cast(Block, self.decoder.blocks[0]).both_angles(positions, near)
-        else:
-            angles = rotary_angles(positions.unsqueeze(1), self.decoder.head_dim)
+        angles = self.decoder.angles(positions, extent)
         return _View(angles, additive(allowed).unsqueeze(1), used, sinks, state.rows_of(positions, stream))
 
     def _run(self, x: Tensor, view: _View, state: DecoderState) -> Tensor:

@@ -67,10 +67,7 @@ class CoherenceReward(LearnedReward):
         return super().version if self.mode == "both" else f"{super().version}-{self.mode}"
 
     def _cut(self, heard: NDArray[np.float32], played: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
-        if self.mode == "both":
-            return super()._cut(heard, played)
-        parts = separate(torch.from_numpy(np.concatenate([heard, played])), self.mode).numpy()
-        return super()._cut(parts[: len(heard)], parts[len(heard) :])
+        return super()._cut(*(separate(torch.from_numpy(side), self.mode).numpy() for side in (heard, played)))
 
     @classmethod
     def build(cls) -> nn.Module:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -254,13 +254,7 @@ def _train(config: CoherenceTrainingConfig, run: Run) -> dict[str, float]:
     save()
     if run.stop_requested:
         return {}
-    seconds = time.monotonic() - began
-    round_to_half(network)
-    calibration, figures = calibrate(config.model, network, held_out)
-    notes = {"figures": json.dumps(figures)}
-    if config.model == "coherence":
-        notes |= part_calibrations(config, corpus, codec, network, run)
-    return _finish(config, run, network, calibration, notes, figures, (len(pool), len(held_out)), step, seconds)
+    return _finish(config, run, network, corpus, codec, held_out, len(pool), step, time.monotonic() - began)
 
 
 def calibrate(model: Model, network: nn.Module, held_out: list[FeaturePair]) -> tuple[Calibration, dict[str, float]]:
@@ -286,31 +280,39 @@ def calibrate(model: Model, network: nn.Module, held_out: list[FeaturePair]) -> 
 
 def part_calibrations(
     config: CoherenceTrainingConfig, corpus: Corpus, codec: Codec | None, network: nn.Module, run: Run
-) -> dict[str, str]:
-    """Return what weights say of each mode that hears one part: its calibration and its figures, as JSON."""
+) -> dict[str, dict[str, float]]:
+    """Return what weights and card say of each mode that hears one part: its calibration and its figures."""
     analysis = Analysis(network.config.features)  # type: ignore[union-attr, arg-type]
-    notes: dict[str, str] = {}
+    found: dict[str, dict[str, float]] = {}
     for part in PARTS[1:]:
         pairs = build_pool(config, corpus, codec, analysis, "validation", run, part)
         calibration, figures = calibrate(config.model, network, pairs)
-        notes |= {calibration_key(part): json.dumps(asdict(calibration)), f"figures_{part}": json.dumps(figures)}
-    return notes
+        found |= {calibration_key(part): asdict(calibration), f"figures_{part}": figures}
+    return found
+
+
+def as_notes(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return plain data as the metadata of weights hold them."""
+    return {name: json.dumps(value) for name, value in found.items()}
 
 
 def _finish(
     config: CoherenceTrainingConfig,
     run: Run,
     network: nn.Module,
-    calibration: Calibration,
-    notes: dict[str, str],
-    figures: dict[str, float],
-    songs: tuple[int, int],
+    corpus: Corpus,
+    codec: Codec | None,
+    held_out: list[FeaturePair],
+    songs: int,
     steps: int,
     seconds: float,
 ) -> dict[str, float]:
-    """Write weights and card; `songs` are those trained on and those held out."""
+    """Calibrate and measure on the held-out songs, write weights and card."""
+    round_to_half(network)
+    calibration, figures = calibrate(config.model, network, held_out)
+    modes = part_calibrations(config, corpus, codec, network, run) if config.model == "coherence" else {}
     out = Path(config.weights_out) if config.weights_out else run.folder / f"{config.model}.safetensors"
-    save_weights(out, config.model, network, calibration, notes)
+    save_weights(out, config.model, network, calibration, as_notes({"figures": figures, **modes}))
     settings = asdict(config)
     card = {
         "model": config.model,
@@ -318,8 +320,8 @@ def _finish(
         "data": {
             "corpus": spec_name(config.corpus),
             "codec": None if config.codec is None else spec_name(config.codec),
-            "training_songs": songs[0],
-            "validation_songs": songs[1],
+            "training_songs": songs,
+            "validation_songs": len(held_out),
             "half": f"{('even', 'odd')[_FIRST_SONG[config.model]]} training songs",
         },
         "seed": config.seed,
@@ -328,7 +330,7 @@ def _finish(
         "score": _REWARDS[config.model].convention,
         "calibration": asdict(calibration),
         "figures": figures,
-        "modes": {name: json.loads(text) for name, text in notes.items() if name != "figures"},
+        "modes": modes,
         "command": _command(config),
         "config": {**settings, "weights_out": None},
     }

@@ -37,11 +37,14 @@ def test_one_query_equals_the_same_query_among_many(kv_heads):
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_explicit_products_equal_the_fused_kernel(kv_heads):
     layer = block(kv_heads)
-    q, key, value, _ = layer.project(torch.randn(2, 6, 32), rotary_angles(torch.arange(6)[None], 8))
+    x, angles = torch.randn(2, 6, 32), rotary_angles(torch.arange(6)[None], 8)
+    q, key, value, _ = layer.project(x, angles)
+    # Queries as they come, turned by hand and scaled by the kernel.
+    raw = layer.qkv(layer.norm_attention(x)).view(2, 6, 4 + 2 * kv_heads, 8).transpose(1, 2)[:, :4]
     mask = torch.rand(2, 1, 6, 6) < 0.5
     mask |= torch.eye(6, dtype=torch.bool)
     keys, values = (part.repeat_interleave(4 // kv_heads, dim=1) for part in (key, value))
-    expected = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=1.0)
+    expected = F.scaled_dot_product_attention(rotate(raw, angles), keys, values, attn_mask=mask)
     mixed = layer.attend(q, key, value, additive(mask))
     assert torch.allclose(mixed, expected.transpose(1, 2).reshape(2, 6, 32), atol=1e-5)
 

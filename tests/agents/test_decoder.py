@@ -3,6 +3,7 @@ import torch
 
 from jamgym.errors import ConfigError
 from jamgym.testing import ToyCodec
+from jamgym_agents.attention import rotary_angles
 from jamgym_agents.checkpoint import new_decoder
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 
@@ -107,3 +108,16 @@ def test_new_decoder_takes_its_sizes_from_the_codec():
 def test_a_window_without_room_is_refused(window, sinks):
     with pytest.raises(ConfigError, match="window is"):
         DecoderConfig(window=window, sinks=sinks)
+
+
+def test_the_sinks_are_seen_from_the_last_place_of_the_first_window():
+    decoder = tiny_decoder(window=8, sinks=2)
+    positions, heads = torch.arange(12), decoder.config.heads
+    own, near = (rotary_angles(places, decoder.head_dim) for places in (positions, positions.clamp_max(7)))
+    for found, at_own, at_near in zip(decoder.angles(positions, 12), own, near, strict=True):
+        assert len(found) == 2 * heads + decoder.config.kv_heads
+        assert torch.equal(found[:heads], at_near.expand(heads, -1, -1))
+        assert torch.equal(found[heads:], at_own.expand(len(found) - heads, -1, -1))
+    # While all fits into the window, there is one place for all.
+    for found, at_own in zip(decoder.angles(positions[:8], 8), own, strict=True):
+        assert torch.equal(found[0], at_own[:8]) and len(found) == 1

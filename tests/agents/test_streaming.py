@@ -132,6 +132,17 @@ def test_memory_stays_flat_once_the_window_is_full():
     assert sizes[-1] == sizes[10] <= 2 + 8 + 3 + 2 * 3 and int(state.played[0]) == 180
 
 
+def test_the_last_growth_of_the_memory_takes_all_that_the_window_needs():
+    stream = StreamingDecoder(tiny_decoder(window=16, sinks=2), capacity=4)
+    state = stream.initial_state(1)
+    sizes = []
+    for _ in range(60):
+        stream.generate(state, 1, Sampling())
+        stream.hear(state, torch.zeros(1, 1, 2, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
+        sizes.append(state.capacity)
+    assert list(dict.fromkeys(sizes)) == [4, 8, 2 + 16 + 2 * 1]
+
+
 def test_a_row_that_hears_further_ahead_later_finds_its_window_again():
     # The ring turns, then has to become longer: what it holds moves to other places.
     decoder = tiny_decoder(window=8, sinks=2)
