@@ -332,3 +332,16 @@ def test_decoder_throughput(tmp_path):
         if check["target"] is not None:
             met = check["value"] <= check["target"] if check["at_most"] else check["value"] >= check["target"]
             assert check["met"] is met and check["value"] > 0
+
+
+@pytest.mark.slow
+def test_decoder_window(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAMGYM_CACHE", str(tmp_path))
+    script = SCRIPT.with_name("decoder_window.py")
+    result = run("--songs", "2", "--frames", "30", "--t-f", "-3", script=script)
+    assert result.returncode == 0, result.stderr[-3000:]
+    rows = [line.split("│")[1:-1] for line in result.stdout.splitlines() if "│" in line]
+    assert [row[1].strip() for row in rows] == ["all", "250", "250", "250", "125"]
+    # 30 frames fit into every window, so all agree, and a trained decoder is far better than a guess.
+    assert len({tuple(row[3:]) for row in rows}) == 1
+    assert all(0.1 < float(value) < 4.0 for value in rows[0][3:])

@@ -50,7 +50,8 @@ class PretrainConfig:
         steps: Optimiser steps.
         batch: Sequences per step, over all processes.
         accumulate: Micro-batches per step, for less memory; changes a step by rounding only.
-        learning_rate: Peak of a warm-up and cosine schedule.
+        optimizer: "muon" for the matrices between hidden states and "adamw" for the rest, or "adamw" for all.
+        learning_rate: Peak of a warm-up and cosine schedule, one for both optimizers.
         warm_up: Steps of warm-up.
         weight_decay: Of matrices.
         t_f_low: Least future visibility drawn, in frames.
@@ -83,6 +84,7 @@ class PretrainConfig:
     steps: int = 800
     batch: int = 16
     accumulate: int = 1
+    optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = 1.5e-3
     warm_up: int = 60
     weight_decay: float = 0.05
@@ -222,9 +224,9 @@ def _pretrain(config: PretrainConfig, run: Run, workers: Workers) -> dict[str, f
         check_same_architecture(config.init_from, decoder.config, config.architecture)
     data = _load_data(config, corpus, codec, run, workers)
     held_out = data["validation"].batch(np.random.default_rng(config.seed), 128, config.frames)
-    learner = Learner.create(decoder.to(workers.device), config.weight_decay, config.ema_decay)
+    learner = Learner.create(decoder.to(workers.device), config)
     path, first = run.folder / "checkpoint.safetensors", 0
-    identity = {"kind": "pretrain", "codec": codec.version}
+    identity = {"kind": "pretrain", "codec": codec.version, "optimizer": config.optimizer}
     if path.exists():
         first = learner.restore(load_state(path, expect=identity))
         run.truncate(first)
@@ -236,7 +238,8 @@ def _pretrain(config: PretrainConfig, run: Run, workers: Workers) -> dict[str, f
         if workers.rank == 0:
             save_state(path, learner.state(step), identity)
 
-    saved, busy, done = time.monotonic(), 0.0, first
+    saved, busy, done, validated = time.monotonic(), 0.0, first, -1
+    measured: dict[str, float] = {}
     with run.progress(config.steps, "pretrain", done=first) as progress:
         for step in range(first, config.steps):
             started = time.monotonic()
@@ -264,7 +267,8 @@ def _pretrain(config: PretrainConfig, run: Run, workers: Workers) -> dict[str, f
                 run.log(done, {**logged, "optimizer/grad_norm": norm, "optimizer/learning_rate": rate})
             due = done % config.validate_every == 0 or done == config.steps
             if workers.rank == 0 and due:
-                run.log(done, validate(learner.result, held_out, config.validation_cells, config.bf16))
+                validated, measured = done, validate(learner.result, held_out, config.validation_cells)
+                run.log(done, measured)
             if workers.rank == 0 and (due or done == FIRST_SOUND):
                 cells = config.validation_cells
                 t_f, k = HEARD_CELL if HEARD_CELL in cells else cells[0]
@@ -281,9 +285,10 @@ def _pretrain(config: PretrainConfig, run: Run, workers: Workers) -> dict[str, f
         return {}
     training = {"config": asdict(config), "steps": done}
     save_decoder(run.folder / "decoder.safetensors", learner.result, codec.version, training)
-    figures = validate(learner.result, held_out, config.validation_cells, bf16=False)
-    run.write_json("metrics.json", figures)
-    return figures
+    if validated != done:
+        measured = validate(learner.result, held_out, config.validation_cells)
+    run.write_json("metrics.json", measured)
+    return measured
 
 
 def _load_data(config: PretrainConfig, corpus: Corpus, codec: Codec, run: Run, workers: Workers) -> dict[str, TokenSet]:

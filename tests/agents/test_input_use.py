@@ -34,7 +34,7 @@ def test_every_cell_is_validated_under_its_own_name(tmp_path):
     tokens = load_tokens(ToyCorpus(songs=3, seconds=2.0), ToyCodec(), "train", folder=tmp_path)
     batch = tokens.batch(np.random.default_rng(0), 6, 20)
     decoder = tiny_decoder().train()
-    figures = validate(decoder, batch, [(-5, 1), (3, 1), (-5, 10)], bf16=False)
+    figures = validate(decoder, batch, [(-5, 1), (3, 1), (-5, 10)])
     assert decoder.training and len(figures) == 18
     decoder.eval()
     for t_f, k in ((-5, 1), (3, 1), (-5, 10)):

@@ -10,7 +10,7 @@ import torch
 
 from jamgym.checkpoint import load_state
 from jamgym.config import config_from_mapping, read_yaml
-from jamgym.errors import ConfigError, JamgymError
+from jamgym.errors import CheckpointError, ConfigError, JamgymError
 from jamgym.run import Run
 from jamgym.testing import ToyCodec
 from jamgym_agents import pretraining
@@ -19,7 +19,7 @@ from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.mle import batch as mle_batch
 from jamgym_agents.mle import losses as mle_losses
 from jamgym_agents.mle.batch import hidden_spans
-from jamgym_agents.mle.learner import Learner
+from jamgym_agents.mle.learner import Learner, make_optimizers
 from jamgym_agents.pretraining import PretrainConfig, check_same_architecture, learning_rate, pretrain
 
 from .helpers import TINY, tiny_decoder
@@ -212,11 +212,47 @@ def test_shipped_settings_are_valid_and_say_how_large_their_network_is(path):
 
 
 def test_an_average_may_start_in_the_middle_of_a_run():
-    before = Learner.create(tiny_decoder(0), 0.05, 0.0)
-    after = Learner.create(tiny_decoder(1), 0.05, 0.9)
+    before = Learner.create(tiny_decoder(0), CONFIG)
+    after = Learner.create(tiny_decoder(1), replace(CONFIG, ema_decay=0.9))
     assert after.restore(before.state(7)) == 7
     for name, value in before.decoder.state_dict().items():
         assert torch.equal(after.result.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_every_weight_has_one_optimizer_and_vectors_do_not_decay(optimizer):
+    decoder = tiny_decoder(0)
+    optimizers = make_optimizers(decoder, replace(CONFIG, optimizer=optimizer, weight_decay=0.25))
+    groups = [group for each in optimizers.values() for group in each.param_groups]
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(parameter) for parameter in decoder.parameters())
+    assert all(group["weight_decay"] == 0.25 * (p.dim() > 1) for group in groups for p in group["params"])
+    assert set(optimizers) == {"adamw", optimizer}
+
+
+def test_muon_turns_hidden_matrices_by_orthogonal_updates_as_large_as_those_of_adamw():
+    decoder = tiny_decoder(0)
+    learner = Learner.create(decoder, replace(CONFIG, weight_decay=0.0))
+    before = {name: p.detach().clone() for name, p in decoder.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    for p in decoder.parameters():
+        p.grad = torch.randn(p.shape, generator=generator)
+    learner.step(1e-3)
+    moved = {name: before[name] - p.detach() for name, p in decoder.named_parameters()}
+    for name in ("blocks.0.expand.weight", "blocks.1.out.weight", "depth.expand.1.weight", "depth.so_far.weight"):
+        values = torch.linalg.svdvals(moved[name])
+        assert values.max() / values.min() < 2.5  # Newton-Schulz leaves them near one value, not at it.
+        assert moved[name].square().mean().sqrt() == pytest.approx(0.2e-3, rel=0.3)
+    # A first step of AdamW has one size everywhere.
+    for name in ("depth.head.0.weight", "embed_input.weight", "instrument.weight", "blocks.0.expand.bias"):
+        assert torch.allclose(moved[name].abs(), torch.tensor(1e-3), rtol=1e-2)
+
+
+def test_a_run_does_not_go_on_with_another_optimizer(tmp_path, monkeypatch):
+    config = replace(CONFIG, steps=2, validation_t_f=(0,))
+    train(tmp_path / "run", monkeypatch=monkeypatch, config=config)
+    with pytest.raises(CheckpointError, match="optimizer is 'muon' but 'adamw' is needed"):
+        train(tmp_path / "run", resume=True, monkeypatch=monkeypatch, config=replace(config, optimizer="adamw"))
 
 
 def test_another_architecture_than_that_of_init_from_is_refused():

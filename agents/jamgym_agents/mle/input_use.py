@@ -24,7 +24,6 @@ def input_use(
     t_f: int,
     k: int,
     rows: int = 32,
-    bf16: bool = False,
     hide_past: bool = False,
     all_codebooks: bool = False,
 ) -> dict[str, np.ndarray]:
@@ -46,20 +45,19 @@ def input_use(
         count = len(part.heard)
         strange = batch.heard[others[start : start + rows]].to(device)
         for name, heard in (("true", part.heard), ("other", strange)):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                _, hidden = decoder.trunk(
-                    heard,
-                    part.target,
-                    part.instrument,
-                    torch.full((count,), t_f, device=device),
-                    torch.full((count,), k, device=device),
-                    torch.ones(count, heard.shape[1] - 1, dtype=torch.bool, device=device) if hide_past else None,
-                )
-                if all_codebooks:
-                    logits = decoder.depth_logits(hidden, part.target)
-                else:
-                    partial = hidden.new_zeros(*hidden.shape[:2], decoder.config.latent_dim)
-                    logits = decoder.depth.level_logits(hidden, partial, 0).unsqueeze(2)
+            _, hidden = decoder.trunk(
+                heard,
+                part.target,
+                part.instrument,
+                torch.full((count,), t_f, device=device),
+                torch.full((count,), k, device=device),
+                torch.ones(count, heard.shape[1] - 1, dtype=torch.bool, device=device) if hide_past else None,
+            )
+            if all_codebooks:
+                logits = decoder.depth_logits(hidden, part.target)
+            else:
+                partial = hidden.new_zeros(*hidden.shape[:2], decoder.config.latent_dim)
+                logits = decoder.depth.level_logits(hidden, partial, 0).unsqueeze(2)
             loss = token_loss(logits, part.target[..., : logits.shape[2]])
             result[name].append(loss.mean((1, 2)).cpu().numpy())
             if name == "true":
@@ -77,23 +75,20 @@ def _other_song(songs: np.ndarray, row: int) -> int:
     raise ConfigError("All validation sequences are of one song; use at least two validation songs.")
 
 
-def validate(
-    decoder: AccompanimentDecoder, batch: TokenBatch, cells: Iterable[tuple[int, int]], bf16: bool
-) -> dict[str, float]:
+def validate(decoder: AccompanimentDecoder, batch: TokenBatch, cells: Iterable[tuple[int, int]]) -> dict[str, float]:
     """Return losses with the true and another song's input, and their difference with its 95 % interval.
 
     Args:
         decoder: In either mode; it is measured in eval mode.
         batch: Held-out sequences of at least two songs.
         cells: Pairs (t_f, k); names end in `_tf{t_f}_k{k}`.
-        bf16: Compute matrix products in bfloat16.
     """
     training = decoder.training
     decoder.eval()
     figures: dict[str, float] = {}
     for t_f, k in cells:
-        use = input_use(decoder, batch, t_f, k, bf16=bf16)
-        alone = input_use(decoder, batch, t_f, k, bf16=bf16, hide_past=True)
+        use = input_use(decoder, batch, t_f, k)
+        alone = input_use(decoder, batch, t_f, k, hide_past=True)
         gain = use["other"] - use["true"]
         found = {
             "loss_true": use["true"].mean(),

@@ -1,22 +1,44 @@
-"""What pretraining changes: the network, its optimizer and the moving average of its weights."""
+"""What pretraining changes: the network, its optimizers and the moving average of its weights."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from jamgym_agents.decoder import AccompanimentDecoder
 
+if TYPE_CHECKING:
+    from jamgym_agents.pretraining import PretrainConfig
 
-def _parameter_groups(decoder: AccompanimentDecoder, decay: float) -> list[dict[str, Any]]:
-    matrices = [p for p in decoder.parameters() if p.dim() >= 2]
-    vectors = [p for p in decoder.parameters() if p.dim() < 2]
-    return [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+
+def _hidden_matrices(decoder: AccompanimentDecoder) -> list[Tensor]:
+    """Return the matrices between hidden states: not those of embeddings, codes and auxiliary classes."""
+    parts = [*decoder.blocks, *decoder.depth.expand, decoder.depth.so_far]
+    return [m.weight for part in parts for m in part.modules() if isinstance(m, nn.Linear)]
+
+
+def make_optimizers(decoder: AccompanimentDecoder, config: PretrainConfig) -> dict[str, torch.optim.Optimizer]:
+    """Return the optimizers that share the parameters of `decoder`, each with the rate of its groups still to be set.
+
+    Muon (Jordan et al. 2024) makes every update of a hidden matrix orthogonal; with updates as large as AdamW's (Liu
+    et al. 2025, arXiv 2502.16982) both follow one rate. AdamW has the rest; vectors do not decay.
+    """
+    own = _hidden_matrices(decoder) if config.optimizer == "muon" else []
+    taken = {id(parameter) for parameter in own}
+    rest = [parameter for parameter in decoder.parameters() if id(parameter) not in taken]
+    groups = [
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    found: dict[str, torch.optim.Optimizer] = {"adamw": torch.optim.AdamW(groups, betas=(0.9, 0.98))}
+    if own:
+        found["muon"] = torch.optim.Muon(own, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+    return found
 
 
 @dataclass
@@ -25,22 +47,21 @@ class Learner:
 
     Attributes:
         decoder: The network that is trained.
-        optimizer: Over its parameters.
+        optimizers: By name; together over its parameters.
         average: Moving average of its weights, if there is one.
     """
 
     decoder: AccompanimentDecoder
-    optimizer: torch.optim.Optimizer
+    optimizers: dict[str, torch.optim.Optimizer]
     average: AveragedModel | None
 
     @classmethod
-    def create(cls, decoder: AccompanimentDecoder, weight_decay: float, ema_decay: float) -> Learner:
+    def create(cls, decoder: AccompanimentDecoder, config: PretrainConfig) -> Learner:
         """Return the learner of `decoder` before its first step; an `ema_decay` of 0 keeps no average."""
-        groups = _parameter_groups(decoder, weight_decay)
         average = None
-        if ema_decay > 0:
-            average = AveragedModel(decoder, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
-        return cls(decoder.train(), torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98)), average)
+        if config.ema_decay > 0:
+            average = AveragedModel(decoder, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        return cls(decoder.train(), make_optimizers(decoder, config), average)
 
     @property
     def result(self) -> AccompanimentDecoder:
@@ -52,24 +73,28 @@ class Learner:
 
         Does nothing if the norm is not finite.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         norm = float(nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0))
         if math.isfinite(norm):
-            self.optimizer.step()
+            for optimizer in self.optimizers.values():
+                optimizer.step()
             if self.average is not None:
                 self.average.update_parameters(self.decoder)
         return norm
 
     def state(self, step: int) -> dict[str, Any]:
         """Return all that is needed to go on after `step` steps."""
-        state = {"decoder": self.decoder.state_dict(), "optimizer": self.optimizer.state_dict(), "step": step}
+        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        state = {"decoder": self.decoder.state_dict(), "optimizers": optimizers, "step": step}
         return state if self.average is None else {**state, "average": self.average.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> int:
         """Take over a `state`; return its number of steps."""
         self.decoder.load_state_dict(state["decoder"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
         if self.average is not None:
             if "average" in state:
                 self.average.load_state_dict(state["average"])
