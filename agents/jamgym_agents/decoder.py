@@ -61,7 +61,20 @@ class DecoderConfig:
     sinks: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse a window that does not hold the sinks."""
+        """Refuse sizes that no network can have, and a window that does not hold the sinks."""
+        names = ("num_codebooks", "cardinality", "latent_dim", "dim", "layers", "heads", "kv_heads", "depth_dim")
+        if small := [name for name in names if getattr(self, name) < 1]:
+            raise ConfigError(f"{small[0]} is {getattr(self, small[0])}; the decoder needs at least 1.")
+        if self.dim % (2 * self.heads):
+            raise ConfigError(
+                f"dim is {self.dim} and heads {self.heads}; dim must be a multiple of 2 * heads = {2 * self.heads}, "
+                "since the halves of a head are turned against each other."
+            )
+        if self.heads % self.kv_heads:
+            raise ConfigError(
+                f"heads is {self.heads} and kv_heads {self.kv_heads}; every key head serves as many query heads, so "
+                "heads must be a multiple of kv_heads."
+            )
         if self.sinks < 0 or (self.window is not None and self.window <= self.sinks):
             raise ConfigError(
                 f"window is {self.window} and sinks {self.sinks}; the window needs more frames than there are sinks, "

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,10 +23,11 @@ from jamgym.errors import ConfigError, JamgymError
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.mle.batch import StepInputs, draw_step, dropout_seed
 from jamgym_agents.mle.distributed import Workers, join_workers
-from jamgym_agents.mle.input_use import validate
+from jamgym_agents.mle.input_use import check_two_songs, validate
 from jamgym_agents.mle.learner import Learner
 from jamgym_agents.mle.live_sample import live_mix
 from jamgym_agents.mle.losses import count_entries, losses, weighted_sum
+from jamgym_agents.mle.settings import PretrainConfig, learning_rate
 from jamgym_agents.mle.token_data import TokenSet, load_tokens
 
 if TYPE_CHECKING:
@@ -35,109 +37,6 @@ if TYPE_CHECKING:
 FIRST_SOUND = 50
 #: The cell that is played for people to hear, if it is validated: live, one second behind.
 HEARD_CELL = (-25, 5)
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Settings of `jamgym pretrain`.
-
-    Attributes:
-        corpus: Corpus name, or a mapping with `name` and its arguments.
-        codec: Codec name, or a mapping with `name` and its arguments.
-        songs: Training songs; None uses all.
-        validation_songs: Validation songs.
-        frames: Frames per training sequence.
-        steps: Optimiser steps.
-        batch: Sequences per step, over all processes.
-        accumulate: Micro-batches per step, for less memory; changes a step by rounding only.
-        optimizer: "muon" for the matrices between hidden states and "adamw" for the rest, or "adamw" for all.
-        learning_rate: Peak of a warm-up and cosine schedule, one for both optimizers.
-        warm_up: Steps of warm-up.
-        weight_decay: Of matrices.
-        t_f_low: Least future visibility drawn, in frames.
-        t_f_high: Greatest future visibility drawn.
-        k_choices: Chunk sizes drawn.
-        history_dropout: Share of sequences in which spans of the own past are hidden.
-        loss_share: Share of frames, drawn anew each step, whose codes are predicted; the vocabulary is
-            half of the cost, and neighbouring frames teach much the same.
-        root_weight: Weight of the auxiliary chord-root losses.
-        chroma_weight: Weight of the auxiliary target-chroma loss.
-        lookahead_weight: Weight of the loss on coming input frames, for a decoder with `lookahead_frames`.
-        ema_decay: Decay per step of a moving average of the weights, such as 0.999, which is then what is validated
-            and saved as the decoder; 0 keeps none.
-        device: "auto" takes CUDA where it is, else the processor.
-        bf16: Compute matrix products in bfloat16.
-        validate_every: Steps between validations.
-        validation_t_f: Future visibilities that are validated, in frames, each with every `validation_k`.
-        validation_k: Chunk sizes that are validated.
-        checkpoint_minutes: Minutes between checkpoints.
-        seed: Seed of weights, batches, dropout and (t_f, k).
-        init_from: A decoder checkpoint to start from, with its architecture; None starts from random weights.
-        architecture: The network; sizes that belong to the codec are taken from the codec.
-    """
-
-    corpus: str | dict[str, Any] = "band"
-    codec: str | dict[str, Any] = "spectral"
-    songs: int | None = 500
-    validation_songs: int = 48
-    frames: int = 250
-    steps: int = 800
-    batch: int = 16
-    accumulate: int = 1
-    optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: float = 1.5e-3
-    warm_up: int = 60
-    weight_decay: float = 0.05
-    t_f_low: int = -50
-    t_f_high: int = 50
-    k_choices: tuple[int, ...] = (1, 2, 5, 12, 25)
-    history_dropout: float = 0.5
-    loss_share: float = 0.5
-    root_weight: float = 0.3
-    chroma_weight: float = 0.3
-    lookahead_weight: float = 0.3
-    ema_decay: float = 0.0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    bf16: bool = True
-    validate_every: int = 200
-    validation_t_f: tuple[int, ...] = (-25, 0, 25)
-    validation_k: tuple[int, ...] = (5,)
-    checkpoint_minutes: float = 3.0
-    seed: int = 0
-    init_from: str | None = None
-    architecture: DecoderConfig = field(default_factory=DecoderConfig)
-
-    def __post_init__(self) -> None:
-        """Refuse values without meaning."""
-        if self.t_f_low > self.t_f_high:
-            raise ConfigError(f"t_f_low is {self.t_f_low}, above t_f_high {self.t_f_high}; swap them.")
-        if not self.k_choices or min(self.k_choices) < 1:
-            raise ConfigError(f"k_choices is {self.k_choices}; give chunk sizes of at least 1 frame.")
-        if self.architecture.lookahead_frames < 0:
-            raise ConfigError(f"lookahead_frames is {self.architecture.lookahead_frames}; 0 predicts none.")
-        if self.accumulate < 1 or self.batch % self.accumulate:
-            raise ConfigError(
-                f"accumulate is {self.accumulate}, which does not divide batch = {self.batch}; all micro-batches of a "
-                "step must have one size."
-            )
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"ema_decay is {self.ema_decay}; give 0 for none, or a number below 1 such as 0.999.")
-        if not self.validation_t_f or not self.validation_k or min(self.validation_k) < 1:
-            raise ConfigError(
-                f"validation_t_f is {self.validation_t_f} and validation_k {self.validation_k}; give at least one of "
-                "each, and chunk sizes of at least 1 frame."
-            )
-
-    @property
-    def validation_cells(self) -> list[tuple[int, int]]:
-        """The pairs (t_f, k) that are validated."""
-        return [(t_f, k) for k in self.validation_k for t_f in self.validation_t_f]
-
-
-def learning_rate(step: int, config: PretrainConfig) -> float:
-    """Return the rate at `step`: linear warm-up, then cosine to 2 % of the peak."""
-    rise = min(1.0, (step + 1) / max(config.warm_up, 1))
-    return config.learning_rate * rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
 
 
 def gather_gradients(
@@ -190,7 +89,7 @@ def pretrain(config: PretrainConfig, run: Run) -> dict[str, float]:
         return _pretrain(config, run, workers)
 
 
-def check_same_architecture(path: str, found: DecoderConfig, wanted: DecoderConfig) -> None:
+def check_same_architecture(path: Path | str, found: DecoderConfig, wanted: DecoderConfig) -> None:
     """Refuse an architecture that the network at `path` does not have; the default asks for nothing.
 
     Raises:
@@ -203,32 +102,54 @@ def check_same_architecture(path: str, found: DecoderConfig, wanted: DecoderConf
     if differing := {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}:
         text = ", ".join(f"{key} {there} where architecture says {asked}" for key, (there, asked) in differing.items())
         raise ConfigError(
-            f"init_from {path} has {text}. Training goes on with the network that is there: leave architecture out, "
-            "or start from random weights with init_from: null."
+            f"{path} has {text}. Training goes on with the network that is there: leave architecture out, or start "
+            "from random weights in a new run folder, with init_from: null."
         )
+
+
+def first_decoder(
+    config: PretrainConfig, codec: Codec, path: Path, state: dict[str, Any] | None
+) -> AccompanimentDecoder:
+    """Return the network before its first step, or one that the checkpoint `state` at `path` can be put into.
+
+    Raises:
+        ConfigError: `architecture` asks for another network than the one that training goes on with.
+        CheckpointError: `init_from` is missing, damaged, or of another codec.
+    """
+    from jamgym_agents.checkpoint import load_decoder, new_decoder
+
+    torch.manual_seed(config.seed)
+    if state is not None:
+        # Not from init_from, which may be gone by now.
+        architecture = DecoderConfig(**state["architecture"])
+        check_same_architecture(path, architecture, config.architecture)
+        return new_decoder(architecture, codec)
+    if config.init_from is None:
+        return new_decoder(config.architecture, codec)
+    decoder = load_decoder(config.init_from, codec)
+    check_same_architecture(config.init_from, decoder.config, config.architecture)
+    return decoder
 
 
 def _pretrain(config: PretrainConfig, run: Run, workers: Workers) -> dict[str, float]:
     from jamgym import registry
     from jamgym.checkpoint import load_state, save_state
     from jamgym.config import create_from_spec
-    from jamgym_agents.checkpoint import load_decoder, new_decoder, save_decoder
+    from jamgym_agents.checkpoint import save_decoder
 
     codec = create_from_spec(registry.codecs, config.codec)
-    corpus = create_from_spec(registry.corpora, config.corpus)
-    torch.manual_seed(config.seed)
-    if config.init_from is None:
-        decoder = new_decoder(config.architecture, codec)
-    else:
-        decoder = load_decoder(config.init_from, codec)
-        check_same_architecture(config.init_from, decoder.config, config.architecture)
-    data = _load_data(config, corpus, codec, run, workers)
-    held_out = data["validation"].batch(np.random.default_rng(config.seed), 128, config.frames)
-    learner = Learner.create(decoder.to(workers.device), config)
+    corpus = create_from_spec(registry.corpora, config.corpus, {"sample_rate": codec.sample_rate})
     path, first = run.folder / "checkpoint.safetensors", 0
     identity = {"kind": "pretrain", "codec": codec.version, "optimizer": config.optimizer}
-    if path.exists():
-        first = learner.restore(load_state(path, expect=identity))
+    state = load_state(path, expect=identity) if path.exists() else None
+    decoder = first_decoder(config, codec, path, state)
+    data = _load_data(config, corpus, codec, run, workers)
+    # The same sequences for every training seed.
+    held_out = data["validation"].batch(np.random.default_rng(0), 128, config.frames)
+    check_two_songs(held_out)
+    learner = Learner.create(decoder.to(workers.device), config)
+    if state is not None:
+        first = learner.restore(state)
         run.truncate(first)
     if workers.sum([float(first)]) != [float(first * workers.count)]:
         raise ConfigError(f"Not every process sees the checkpoint {path}; --out must be a folder that all share.")

@@ -13,6 +13,7 @@ import numpy as np
 
 from jamgym.benchmark.comparison import Comparison, compare
 from jamgym.benchmark.plots import plot_comparison, plot_episode
+from jamgym.benchmark.runner import check_distinct
 from jamgym.benchmark.statistics import RESAMPLES
 from jamgym.benchmark.table import markdown, rich_table, sentences
 from jamgym.codec import Codec
@@ -187,8 +188,13 @@ def make_source(config: EvaluationConfig) -> EpisodeSource:
 
 
 def make_metrics(config: EvaluationConfig) -> list[RewardModel]:
-    """Return the reward models, as measures."""
+    """Return the reward models, as measures.
+
+    Raises:
+        ConfigError: Two of them have one name, or an argument is wrong.
+    """
     metrics: list[RewardModel] = [create_from_spec(rewards, spec) for spec in config.metrics]
+    check_distinct(metrics)
     for metric in metrics:
         freeze(metric)  # what learns or counts is for training; a measure stays the same
     return metrics

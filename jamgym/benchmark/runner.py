@@ -163,12 +163,23 @@ def score(
 
     Raises:
         RewardError: A score is not finite, or a needed truth is missing.
+        ConfigError: Two metrics have one name.
     """
+    check_distinct(metrics)
     audio = decode_played(records, codec) if audio is None else audio
     scores = {metric.name: score_metric(metric, records, codec, audio) for metric in metrics}
-    if len(scores) != len(metrics):
-        raise ConfigError(f"Metrics must have distinct names; got {[metric.name for metric in metrics]}.")
     return {**scores, **score_timing(records, codec)}
+
+
+def check_distinct(metrics: Sequence[RewardModel]) -> None:
+    """Refuse metrics that a table could not tell apart.
+
+    Raises:
+        ConfigError: Two have one name.
+    """
+    names = [metric.name for metric in metrics]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"Metrics must have distinct names; got {names}.")
 
 
 def _batches(episodes: Sequence[Episode], size: int) -> Iterator[list[int]]:

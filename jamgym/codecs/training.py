@@ -178,7 +178,7 @@ def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
     if config.clip_frames < 8:
         raise ConfigError(f"clip_frames is {config.clip_frames}; at least 8 are needed for the longest window.")
     torch.manual_seed(config.seed)
-    corpus = create_from_spec(registry.corpora, config.corpus)
+    corpus = create_from_spec(registry.corpora, config.corpus, {"sample_rate": config.architecture.sample_rate})
     network = SpectralNetwork(config.architecture)
     if config.init_from is not None:
         _start_from(network, SpectralCodec(config.init_from).network)

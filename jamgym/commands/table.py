@@ -86,7 +86,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "pretrain",
         "Train a decoder by maximum likelihood over random future visibility and chunk size.",
-        "jamgym_agents.pretraining:PretrainConfig",
+        "jamgym_agents.mle.settings:PretrainConfig",
         "jamgym_agents.pretraining:pretrain",
         (
             "jamgym pretrain --config configs/pretrain/tiny.yaml",

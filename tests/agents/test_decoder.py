@@ -104,6 +104,21 @@ def test_new_decoder_takes_its_sizes_from_the_codec():
     assert new_decoder(TINY, codec).config.latent_dim == 5
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kv_heads": 3}, "heads must be a multiple of kv_heads"),
+        ({"dim": 30}, "dim must be a multiple of 2"),
+        ({"dim": 12}, "dim must be a multiple of 2"),
+        ({"layers": 0}, "layers is 0"),
+        ({"heads": -4}, "heads is -4"),
+    ],
+)
+def test_sizes_that_no_network_can_have_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        DecoderConfig(**settings)
+
+
 @pytest.mark.parametrize(("window", "sinks"), [(4, 4), (0, 0), (10, -1), (None, -1)])
 def test_a_window_without_room_is_refused(window, sinks):
     with pytest.raises(ConfigError, match="window is"):

@@ -10,17 +10,18 @@ import torch
 
 from jamgym.checkpoint import load_state
 from jamgym.config import config_from_mapping, read_yaml
-from jamgym.errors import CheckpointError, ConfigError, JamgymError
+from jamgym.errors import CheckpointError, ConfigError, CorpusError, JamgymError
 from jamgym.run import Run
 from jamgym.testing import ToyCodec
 from jamgym_agents import pretraining
-from jamgym_agents.checkpoint import load_decoder
+from jamgym_agents.checkpoint import load_decoder, save_decoder
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.mle import batch as mle_batch
 from jamgym_agents.mle import losses as mle_losses
 from jamgym_agents.mle.batch import hidden_spans
 from jamgym_agents.mle.learner import Learner, make_optimizers
-from jamgym_agents.pretraining import PretrainConfig, check_same_architecture, learning_rate, pretrain
+from jamgym_agents.mle.settings import PretrainConfig, learning_rate
+from jamgym_agents.pretraining import check_same_architecture, pretrain
 
 from .helpers import TINY, tiny_decoder
 
@@ -185,6 +186,15 @@ def test_impossible_values():
     for name, value in {
         "k_choices": (0,),
         "accumulate": 3,
+        "songs": 0,
+        "validation_songs": 1,
+        "frames": 1,
+        "batch": -16,
+        "weight_decay": -0.1,
+        "validate_every": 0,
+        "history_dropout": 5.0,
+        "loss_share": -0.5,
+        "optimizer": "sgd",
         "ema_decay": 1.0,
         "validation_t_f": (),
         "validation_k": (0,),
@@ -192,6 +202,38 @@ def test_impossible_values():
     }.items():
         with pytest.raises(ConfigError, match="lookahead_frames" if name == "architecture" else name):
             PretrainConfig(**{name: value})
+
+
+def test_a_corpus_of_another_rate_than_the_codec_is_never_encoded(tmp_path, monkeypatch):
+    slow = {"name": "jamgym.toys:ToyCodec", "sample_rate": 8_000, "hop_samples": 320}
+    seen = []
+    original = pretraining.load_tokens
+    monkeypatch.setattr(
+        pretraining, "load_tokens", lambda corpus, *a, **k: seen.append(corpus) or original(corpus, *a, **k)
+    )
+    train(tmp_path / "run", monkeypatch=monkeypatch, config=replace(CONFIG, codec=slow, steps=1, validation_t_f=(0,)))
+    assert [corpus.sample_rate for corpus in seen] == [8_000, 8_000]
+    wrong = replace(CONFIG, codec=slow, corpus={"name": "jamgym.toys:ToyCorpus", "sample_rate": 16_000})
+    with pytest.raises(CorpusError, match="Give the corpus sample_rate=8000"):
+        train(tmp_path / "wrong", monkeypatch=monkeypatch, config=wrong)
+
+
+def test_one_validation_song_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    config = replace(CONFIG, corpus={"name": "jamgym.toys:ToyCorpus", "songs": 1, "seconds": 2.0})
+    with pytest.raises(ConfigError, match="at least two validation songs"):
+        train(tmp_path / "run", fail_at=0, monkeypatch=monkeypatch, config=config)
+
+
+def test_a_run_goes_on_with_its_own_network_and_no_other(tmp_path, monkeypatch):
+    start = tmp_path / "start.safetensors"
+    save_decoder(start, tiny_decoder(layers=3), ToyCodec().version, {})
+    config = replace(CONFIG, steps=2, validation_t_f=(0,), init_from=str(start), architecture=DecoderConfig())
+    train(tmp_path / "run", monkeypatch=monkeypatch, config=config)
+    start.unlink()
+    train(tmp_path / "run", resume=True, monkeypatch=monkeypatch, config=replace(config, steps=3))
+    assert load_decoder(tmp_path / "run/decoder.safetensors", ToyCodec()).config.layers == 3
+    with pytest.raises(ConfigError, match="checkpoint.safetensors has layers 3 where architecture says 2"):
+        train(tmp_path / "run", resume=True, monkeypatch=monkeypatch, config=CONFIG)
 
 
 def test_cuda_that_is_not_there_is_a_clear_error(tmp_path, monkeypatch):

@@ -24,12 +24,14 @@ def test_cache_is_used_again_and_keyed_by_versions(tmp_path):
     one, two = (load_tokens(c, ToyCodec(), "train", folder=tmp_path) for c in (first, again))
     assert first.loads == 2 and again.loads == 0
     assert all(np.array_equal(getattr(one, name), getattr(two, name)) for name in vars(one))
-    for what in ("corpus", "codec", "songs"):
+    for what in ("corpus", "codec", "codec name", "songs"):
         other, codec = corpus(), ToyCodec()
         if what == "corpus":
             other.version = "2"
         elif what == "codec":
             codec.version = "2"
+        elif what == "codec name":
+            codec.name = "other"
         load_tokens(other, codec, "train", songs=1 if what == "songs" else None, folder=tmp_path)
         assert other.loads > 0, what
 

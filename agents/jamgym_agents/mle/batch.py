@@ -7,16 +7,13 @@ several can draw the whole batch and keep its own rows.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jamgym_agents.mle.settings import PretrainConfig
 from jamgym_agents.mle.token_data import TokenBatch, TokenSet
-
-if TYPE_CHECKING:
-    from jamgym_agents.pretraining import PretrainConfig
 
 
 @dataclass(frozen=True)

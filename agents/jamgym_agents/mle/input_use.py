@@ -26,6 +26,7 @@ def input_use(
     rows: int = 32,
     hide_past: bool = False,
     all_codebooks: bool = False,
+    other: bool = True,
 ) -> dict[str, np.ndarray]:
     """Measure per sequence `(B,)` how the loss depends on the input.
 
@@ -34,17 +35,22 @@ def input_use(
     otherwise the true past of 40 ms ago tells nearly everything about the next frame.
 
     Returns:
-        `true`: loss with the sequence's own input; `other`: with the input of another song of the batch;
+        `true`: loss with the sequence's own input; `other`, if wanted: with the input of another song of the batch;
         `root`: share of frames whose chord root the output stream names right.
     """
     device = decoder.vectors.device
+    check_two_songs(batch)
     others = np.array([_other_song(batch.song, row) for row in range(len(batch.song))])
-    result: dict[str, list[np.ndarray]] = {"true": [], "other": [], "root": []}
+    result: dict[str, list[np.ndarray]] = {"true": [], "root": []}
+    if other:
+        result["other"] = []
     for start in range(0, len(batch.song), rows):
         part = batch.rows(slice(start, start + rows)).to(device)
         count = len(part.heard)
-        strange = batch.heard[others[start : start + rows]].to(device)
-        for name, heard in (("true", part.heard), ("other", strange)):
+        inputs = {"true": part.heard}
+        if other:
+            inputs["other"] = batch.heard[others[start : start + rows]].to(device)
+        for name, heard in inputs.items():
             _, hidden = decoder.trunk(
                 heard,
                 part.target,
@@ -68,11 +74,31 @@ def input_use(
 
 def _other_song(songs: np.ndarray, row: int) -> int:
     """Return the next row of the batch that holds another song."""
-    for step in range(1, len(songs)):
-        other = (row + step) % len(songs)
-        if songs[other] != songs[row]:
-            return other
-    raise ConfigError("All validation sequences are of one song; use at least two validation songs.")
+    steps = (row + np.arange(1, len(songs))) % len(songs)
+    return int(steps[songs[steps] != songs[row]][0])
+
+
+def check_two_songs(batch: TokenBatch) -> None:
+    """Refuse validation sequences of which none has another song's input to be compared with.
+
+    Raises:
+        ConfigError: All are of one song.
+    """
+    if len(np.unique(batch.song)) < 2:
+        raise ConfigError(
+            "All validation sequences are of one song, but its loss is compared with that under another song's input. "
+            "Use at least two validation songs that are no shorter than `frames`: raise validation_songs, or the "
+            "corpus's validation_share if it is a folder of songs."
+        )
+
+
+def half_interval(values: np.ndarray, songs: np.ndarray) -> float:
+    """Return half of the 95 % interval of the mean of `values` `(B,)`, whose songs, `(B,)`, are what is drawn."""
+    _, song = np.unique(songs, return_inverse=True)
+    count = song.max() + 1
+    # The mean is a ratio of sums over songs, of which some have more sequences than others.
+    sums = np.bincount(song, weights=values - values.mean())
+    return float(1.96 * math.sqrt(count / (count - 1) * np.square(sums).sum()) / len(values))
 
 
 def validate(decoder: AccompanimentDecoder, batch: TokenBatch, cells: Iterable[tuple[int, int]]) -> dict[str, float]:
@@ -88,13 +114,13 @@ def validate(decoder: AccompanimentDecoder, batch: TokenBatch, cells: Iterable[t
     figures: dict[str, float] = {}
     for t_f, k in cells:
         use = input_use(decoder, batch, t_f, k)
-        alone = input_use(decoder, batch, t_f, k, hide_past=True)
+        alone = input_use(decoder, batch, t_f, k, hide_past=True, other=False)
         gain = use["other"] - use["true"]
         found = {
             "loss_true": use["true"].mean(),
             "loss_other": use["other"].mean(),
             "input_gain": gain.mean(),
-            "input_gain_ci": 1.96 * gain.std(ddof=1) / math.sqrt(len(gain)),
+            "input_gain_ci": half_interval(gain, batch.song),
             "root_accuracy": use["root"].mean(),
             "loss_past_hidden": alone["true"].mean(),
         }

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from jamgym_agents.decoder import AccompanimentDecoder
-
-if TYPE_CHECKING:
-    from jamgym_agents.pretraining import PretrainConfig
+from jamgym_agents.mle.settings import PretrainConfig
 
 
 def _hidden_matrices(decoder: AccompanimentDecoder) -> list[Tensor]:
-    """Return the matrices between hidden states: not those of embeddings, codes and auxiliary classes."""
+    """Return the matrices between hidden states: not those that make frames, codes or classes of them or reverse."""
     parts = [*decoder.blocks, *decoder.depth.expand, decoder.depth.so_far]
+    if decoder.lookahead is not None:
+        parts.append(decoder.lookahead.expand)
     return [m.weight for part in parts for m in part.modules() if isinstance(m, nn.Linear)]
 
 
@@ -87,7 +87,12 @@ class Learner:
     def state(self, step: int) -> dict[str, Any]:
         """Return all that is needed to go on after `step` steps."""
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        state = {"decoder": self.decoder.state_dict(), "optimizers": optimizers, "step": step}
+        state: dict[str, Any] = {
+            "decoder": self.decoder.state_dict(),
+            "architecture": asdict(self.decoder.config),
+            "optimizers": optimizers,
+            "step": step,
+        }
         return state if self.average is None else {**state, "average": self.average.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> int:

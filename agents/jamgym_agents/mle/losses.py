@@ -8,7 +8,6 @@ a sum over the part, divided by the count of the *whole* batch: the parts add up
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,10 +16,8 @@ from torch.nn import functional as F
 from jamgym_agents.decoder import DecoderOutput
 from jamgym_agents.lookahead import coming_frames
 from jamgym_agents.mle.batch import StepInputs
+from jamgym_agents.mle.settings import PretrainConfig
 from jamgym_agents.visibility import visible_frames
-
-if TYPE_CHECKING:
-    from jamgym_agents.pretraining import PretrainConfig
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class TokenBatch:
 
 def frame_chroma(audio: NDArray[np.float32], sample_rate: int, hop: int, size: int = 4096) -> NDArray[np.uint8]:
     """Return `(T, 12)` chroma shares (of 255) of windows centred on each frame of `(S,)` audio."""
-    frames = len(audio) // hop
+    frames, size = len(audio) // hop, max(size, hop)
     padded = np.pad(audio[: frames * hop], (size // 2 - hop // 2, size // 2))
     windows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop][:frames]
     magnitude = np.abs(np.fft.rfft(windows * np.hanning(size).astype(np.float32), axis=1)).astype(np.float32)
@@ -159,10 +159,15 @@ def load_tokens(
         folder: Cache folder; None uses `cache_folder()`.
         advance: Called after each song, for progress bars.
     """
+    if corpus.sample_rate != codec.sample_rate:
+        raise CorpusError(
+            f"Corpus {corpus.name!r} is at {corpus.sample_rate} Hz but codec {codec.name!r} needs {codec.sample_rate} "
+            f"Hz. Give the corpus sample_rate={codec.sample_rate}."
+        )
     ids = list(corpus.song_ids(split))[:songs]
     if not ids:
         raise CorpusError(f"Corpus {corpus.name!r} has no songs in split {split!r}.")
-    label = "|".join([LABEL_VERSION, corpus.name, corpus.version, codec.version, *ids])
+    label = "|".join([LABEL_VERSION, corpus.name, corpus.version, codec.name, codec.version, *ids])
     key = hashlib.sha256(label.encode()).hexdigest()[:16]
     path = (folder or cache_folder()) / f"tokens-{corpus.name}-{split}-{key}.safetensors"
     if path.exists():

@@ -37,12 +37,14 @@ class Player:
         seed: Number of the training seed within the method.
         spec: Name and arguments of the policy.
         anchor: Whether it only bounds the table; an anchor has one cell, which stands for all.
+        network: Hash of its weights, if it has any: those that come with the package may be others tomorrow.
     """
 
     label: str
     seed: int
     spec: str | Mapping[str, Any] = field(hash=False)
     anchor: bool = False
+    network: str = ""
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -51,7 +53,7 @@ class Player:
         Raises:
             RunError: The checkpoint cannot be read.
         """
-        found: dict[str, Any] = {"spec": plain(self.spec)}
+        found: dict[str, Any] = {"spec": plain(self.spec), "network": self.network}
         checkpoint = self.spec.get("checkpoint") if isinstance(self.spec, Mapping) else None
         if checkpoint is not None:
             try:

@@ -7,9 +7,10 @@ before the next one is begun, so an interrupted grid goes on where it stopped.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,7 +144,7 @@ def make_players(config: EvaluationConfig, source: EpisodeSource) -> list[Player
     for player in [*(Player(name, 0, spec) for name, spec in specs.items()), *seeds]:
         made = maker.make(player, config.grid.t_f[0], config.grid.k[0])
         anchor = made.privileged or made.name in ANCHORS
-        players.append(Player(player.label, player.seed, player.spec, anchor))
+        players.append(replace(player, anchor=anchor, network=_digest_of(getattr(made, "decoder", None))))
     if all(player.anchor for player in players):
         raise ConfigError(
             "A grid needs an agent: only anchors are named, which depend on neither t_f nor k. Add a decoder to "
@@ -194,6 +195,17 @@ def _plan(
             yield from ((player, ahead, size) for ahead in t_f for size in k)
 
 
+def _digest_of(network: Any) -> str:
+    """Return a hash of a network's weights; "" of a policy that has none."""
+    found = hashlib.sha256()
+    if network is None:
+        return ""
+    for name, value in network.state_dict().items():
+        found.update(name.encode())
+        found.update(value.cpu().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
 def _setting(
     config: EvaluationConfig, source: EpisodeSource, metrics: Sequence[RewardModel], episodes: Sequence[Episode]
 ) -> dict[str, Any]:
@@ -206,7 +218,11 @@ def _setting(
         "seed": config.seed,
         # A policy draws for all rows from one stream, so their number matters.
         "envs": min(config.envs, config.episodes),
+        "codec_version": source.codec.version,
+        "corpus_version": source.corpus.version,
         "metrics": {metric.name: metric.version for metric in metrics},
+        # A version says nothing about the arguments.
+        "metric_settings": given["metrics"],
         "episodes": len(episodes),
         "episodes_digest": digest([[e.song_id, e.target_name, e.start_frame] for e in episodes]),
     }

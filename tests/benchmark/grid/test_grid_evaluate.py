@@ -14,6 +14,7 @@ from jamgym.testing import ToyCodec, ToyCorpus
 from jamgym_agents.baselines import TruthPolicy
 from jamgym_agents.checkpoint import new_decoder, save_decoder
 from jamgym_agents.decoder import DecoderConfig
+from jamgym_agents.decoder_policy import DecoderPolicy
 
 from ..helpers import Match
 
@@ -53,6 +54,17 @@ class Listener(TruthPolicy):
         return codes
 
 
+class Trained(DecoderPolicy):
+    """Has weights of its own, as the shipped decoder has."""
+
+    seed_of_weights = 0
+
+    def __init__(self, codec, k, seed=0, decoder=None):
+        torch.manual_seed(self.seed_of_weights)
+        super().__init__(codec, k, seed=seed, decoder=decoder or new_decoder(SMALL, codec).eval())
+
+
+SMALL = DecoderConfig(latent_dim=8, dim=32, layers=1, heads=2, kv_heads=1, depth_dim=32)
 CONFIG = EvaluationConfig(
     corpus={"name": TOY + "ToyCorpus", "songs": 4, "seconds": 3.0},
     codec=TOY + "ToyCodec",
@@ -69,8 +81,7 @@ CONFIG = EvaluationConfig(
 
 def save_tiny(path, seed):
     torch.manual_seed(seed)
-    config = DecoderConfig(latent_dim=8, dim=32, layers=1, heads=2, kv_heads=1, depth_dim=32)
-    save_decoder(path, new_decoder(config, ToyCodec()), "1", {})
+    save_decoder(path, new_decoder(SMALL, ToyCodec()), "1", {})
 
 
 @pytest.fixture
@@ -132,8 +143,9 @@ def test_an_interrupted_grid_goes_on(make_run, monkeypatch):
     assert set(PLAYED) == {(-5, 4), (5, 4)}, "a larger grid plays what is new"
 
 
-def test_cells_of_another_setting_are_not_mixed(make_run):
+def test_cells_of_another_setting_are_not_mixed(make_run, monkeypatch):
     evaluate(CONFIG, make_run())
+    PLAYED.clear()
     again = make_run(resume=True)
     for change, name in ((dict(frames=20), "frames"), (dict(latency={"name": "constant", "seconds": 0.1}), "latency")):
         with pytest.raises(ConfigError, match=f"another setting of .*{name}"):
@@ -141,9 +153,27 @@ def test_cells_of_another_setting_are_not_mixed(make_run):
     better = {"name": f"{__name__}:Listener", "label": "ear", "skill": 0.1}
     with pytest.raises(ConfigError, match="another setting of policy"):
         evaluate(replace(CONFIG, policies=("silence", better)), again)
+    with pytest.raises(ConfigError, match="another setting of metric_settings"):
+        evaluate(replace(CONFIG, metrics=({"name": f"{__name__}:Match", "bonus": 0.5},)), again)
+    for kind in ("Codec", "Corpus"):
+        monkeypatch.setattr(f"jamgym.toys.Toy{kind}.version", "2")
+        with pytest.raises(ConfigError, match=f"another setting of {kind.lower()}_version"):
+            evaluate(CONFIG, again)
+        monkeypatch.undo()
+    PLAYED.clear()
     (again.folder / "cells" / "truth.json").write_text("{}")
     with pytest.raises(JamgymError, match="damaged"):
         evaluate(CONFIG, again)
+    assert PLAYED == []
+
+
+def test_a_network_that_comes_with_a_package_is_known_by_its_weights(make_run, monkeypatch):
+    mine = replace(CONFIG, policies=({"name": f"{__name__}:Trained", "label": "mine"},), grid=GridConfig((-5,), (5,)))
+    evaluate(mine, make_run())
+    evaluate(mine, make_run(resume=True))
+    monkeypatch.setattr(Trained, "seed_of_weights", 1)
+    with pytest.raises(ConfigError, match="another setting of policy"):
+        evaluate(mine, make_run(resume=True))
 
 
 def test_checkpoints_are_seeds_of_one_method(make_run, tmp_path):
@@ -205,6 +235,8 @@ def test_wrong_settings_are_refused_before_anything_is_played(make_run):
         evaluate(replace(CONFIG, policies=("silence", "truth")), run)
     with pytest.raises(ConfigError, match="both labelled 'ear'"):
         evaluate(replace(CONFIG, checkpoints=("a.safetensors",), grid=GridConfig((-5,), (5,), "ear")), run)
+    with pytest.raises(ConfigError, match="distinct names"):
+        evaluate(replace(CONFIG, metrics=2 * CONFIG.metrics), run)
     with pytest.raises(ConfigError, match="named twice"):
         evaluate(replace(CONFIG, checkpoints=("a.safetensors", "a.safetensors")), run)
     with pytest.raises(JamgymError, match=r"a\.safetensors"):
