@@ -3,7 +3,8 @@
     python benchmarks/decoder_window.py                       # the shipped decoder, some minutes on two cores
     python benchmarks/decoder_window.py --checkpoint runs/a/decoder.safetensors --songs 16
 
-Prints the loss of the first codebook in nats, the own past being visible, over thirds of held-out songs.
+Prints the loss of the first codebook in nats, the own past being visible: within the decoder's window, and in the
+first and the second half of what comes after it. One target of each held-out song, from its first frame on.
 """
 
 from __future__ import annotations
@@ -22,10 +23,7 @@ from jamgym.registry import codecs, corpora
 from jamgym_agents.checkpoint import load_decoder
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.mle.losses import token_loss
-from jamgym_agents.mle.token_data import TokenBatch, load_tokens
-
-#: Pairs of window and sinks; None looks back to the start.
-MEMORIES: tuple[tuple[int | None, int], ...] = ((None, 4), (250, 0), (250, 4), (250, 16), (125, 4))
+from jamgym_agents.mle.token_data import TokenBatch, TokenSet, load_tokens
 
 
 @torch.no_grad()
@@ -39,34 +37,50 @@ def losses(decoder: AccompanimentDecoder, songs: TokenBatch, t_f: int, k: int) -
     return token_loss(logits, songs.target[..., :1])[..., 0].numpy()
 
 
+def first_frames(data: TokenSet, frames: int) -> TokenBatch:
+    """Return the beginning of the first pair of every song that is long enough."""
+    long = np.flatnonzero(np.diff(data.offsets) >= frames)
+    _, first = np.unique(data.song[long], return_index=True)
+    pairs = long[first]
+    index = data.offsets[pairs, None] + np.arange(frames)
+    names = ("heard", "target", "root", "chroma")
+    crops = {name: torch.from_numpy(getattr(data, name)[index].astype(np.int64)) for name in names}
+    return TokenBatch(**crops, instrument=torch.from_numpy(data.instrument[pairs]), song=data.song[pairs])
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="a decoder; the shipped one if none is given")
     parser.add_argument("--corpus", default="band", help="a corpus with a validation split")
-    parser.add_argument("--songs", type=positive, default=48, help="sequences that are drawn from held-out songs")
-    parser.add_argument("--frames", type=positive, default=600, help="length of each")
+    parser.add_argument("--songs", type=positive, default=48, help="held-out songs")
+    parser.add_argument("--frames", type=positive, default=600, help="length of each; more than the decoder's window")
     parser.add_argument("--t-f", type=int, nargs="+", default=[-25, 25], help="future visibilities in frames")
     parser.add_argument("--k", type=positive, default=5, help="frames per call")
     arguments = parser.parse_args()
     codec = codecs.create("spectral")
-    decoder = load_decoder(arguments.checkpoint, codec).eval()
+    decoder = load_decoder(arguments.checkpoint, codec)
+    trained = decoder.config
+    length, end = trained.window or 250, arguments.frames
+    if end < length + 2:
+        parser.error(f"--frames is {end}; give at least {length + 2}, which is beyond the window")
     data = load_tokens(corpora.create(arguments.corpus), codec, "validation", arguments.songs)
-    batch = data.batch(np.random.default_rng(0), arguments.songs, arguments.frames)
-    thirds = np.array_split(np.arange(arguments.frames), 3)
-    table = Table(title=f"loss of the first codebook, {arguments.songs} sequences of {arguments.frames} frames")
-    for heading in ("t_f", "window", "sinks", *(f"frames {part[0]}-{part[-1]}" for part in thirds)):
+    batch = first_frames(data, end)
+    middle = (length + end) // 2
+    parts = [slice(0, length), slice(length, middle), slice(middle, end)]
+    table = Table(title=f"loss of the first codebook on {len(batch.song)} songs, k={arguments.k}")
+    frame = codec.hop_samples / codec.sample_rate
+    spans = [f"{frame * part.start:.0f}-{frame * part.stop:.0f} s" for part in parts]
+    for heading in ("t_f", "window", "sinks", *spans):
         table.add_column(heading, justify="right")
-    cells = [(t_f, *memory) for t_f in arguments.t_f for memory in MEMORIES]
-    architecture = decoder.config
+    memories = [(None, 4), (length, 0), (length, 4), (length, 16), (length // 2, 4)]
+    cells = [(t_f, *memory) for t_f in arguments.t_f for memory in memories]
     for t_f, window, sinks in track(cells, description="measuring"):
-        decoder.config = replace(architecture, window=window, sinks=sinks)
+        decoder.config = replace(trained, window=window, sinks=sinks)
         # Some songs at a time: without a window every frame looks at all others.
-        parts = [
-            losses(decoder, batch.rows(slice(at, at + 4)), t_f, arguments.k) for at in range(0, len(batch.song), 4)
-        ]
-        loss = np.concatenate(parts)
-        shown = [f"{loss[:, part].mean():.3f}" for part in thirds]
+        rows = [slice(start, start + 4) for start in range(0, len(batch.song), 4)]
+        loss = np.concatenate([losses(decoder, batch.rows(some), t_f, arguments.k) for some in rows])
+        shown = [f"{loss[:, part].mean():.3f}" for part in parts]
         table.add_row(f"{t_f:+d}", "all" if window is None else str(window), str(sinks), *shown)
     Console().print(table)
 
