@@ -101,6 +101,8 @@ class EpisodeSource:
             )
         if frames < 1:
             raise ConfigError(f"frames is {frames}; an episode needs at least 1 frame.")
+        if max_songs is not None and max_songs < 1:
+            raise ConfigError(f"max_songs is {max_songs}; use at least 1 song, or None for all.")
         self.corpus = corpus
         self.codec = codec
         self.split = split

@@ -194,13 +194,17 @@ class AccompanimentDecoder(nn.Module):
         t_f: Tensor,
         k: Tensor,
         history_hidden: Tensor | None = None,
+        exist: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return hidden states `(B, T, C)` of the input and the output stream; arguments as in `forward`."""
+        """Return hidden states `(B, T, C)` of the input and the output stream.
+
+        Arguments as in `forward`; `exist` as in `visible_frames`, for rows of several lengths.
+        """
         frames = input_codes.shape[1]
         played = self.embed_played(output_codes[:, :-1], instrument, history_hidden)
         x = torch.cat([self.embed_heard(input_codes), self.embed_start(instrument), played], dim=1)
         window, sinks = self.config.window, self.config.sinks
-        masks = attention_masks(visible_frames(frames, t_f, k), window, sinks)
+        masks = attention_masks(visible_frames(frames, t_f, k, exist), window, sinks)
         # Once for each stream.
         angles = self.angles(torch.arange(frames, device=x.device).repeat(2), frames)
         for block in self.blocks:

@@ -19,10 +19,12 @@ from stable_baselines3.common.logger import KVWriter, Logger
 
 from jamgym.errors import ConfigError
 from jamgym.playback import ON_TIME, LatePolicy
+from jamgym.ranges import check_above_zero, check_at_least, check_shares
 from jamgym.registry import rewards
 from jamgym.reward import RewardModel
 from jamgym.reward_learning import learn_from, load_reward_state, reward_state
 from jamgym.wrappers.pause_clock import PauseClock
+from jamgym_agents.decoder import DecoderConfig
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
 from jamgym_agents.sampling import Sampling
 
@@ -58,7 +60,7 @@ class FinetuneConfig:
         n_epochs: Passes over a rollout.
         learning_rate: Of the actor.
         critic_learning_rate: Of the critic.
-        warm_up: Rollouts over which the actor's rate rises.
+        warm_up: Rollouts over which the actor's rate rises, from the first one in which it learns.
         gamma: Discount per chunk.
         gae_lambda: Trace decay per chunk.
         clip_range: Of the ratio per token.
@@ -118,9 +120,14 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
-        for name in ("rollouts", "envs", "episodes_per_batch", "n_epochs", "frames", "k", "save_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        counts = ("rollouts", "envs", "episodes_per_batch", "n_epochs", "frames", "k", "save_every", "max_songs")
+        weights = ("learning_rate", "critic_learning_rate", "ent_coef", "kl_reference", "kl_teacher")
+        check_at_least(self, dict.fromkeys(counts, 1))
+        check_at_least(self, dict.fromkeys((*weights, "warm_up", "critic_warm_up", "audio_every", "seed"), 0))
+        check_above_zero(self, ("clip_range", "reward_scale", "kl_target", "max_minutes"))
+        check_shares(self, ("gamma", "gae_lambda"))
+        if self.seed >= 2**32:
+            raise ConfigError(f"seed is {self.seed}; it must be below 2**32.")
         if self.sampling.temperature == 0:
             raise ConfigError("sampling.temperature is 0, which leaves nothing to learn from; give a value above 0.")
         if _names_judge(self.reward):
@@ -228,20 +235,27 @@ def make_env(config: FinetuneConfig) -> Any:
     return JamgymSB3VecEnv(AccompanimentVectorEnv(config.envs, split="train", **settings))
 
 
-def make_model(config: FinetuneConfig, env: Any) -> SequencePPO:
-    """Return the PPO model at its start."""
-    from jamgym_agents.checkpoint import load_decoder
+def actor_rate(remaining: float, config: FinetuneConfig) -> float:
+    """Return the actor's rate of an update after which a share `remaining` of all rollouts is left.
 
-    decoder = load_decoder(config.checkpoint, env.get_attr("codec")[0])
+    It rises over `warm_up` rollouts, the first of which is the first that the critic does not have alone, and falls
+    to a tenth of the peak.
+    """
+    learning = (1.0 - remaining) * config.rollouts - config.critic_warm_up
+    rise = 1.0 if config.warm_up == 0 else min(1.0, max(learning, 0.0) / config.warm_up)
+    return config.learning_rate * rise * (0.1 + 0.9 * remaining)
 
-    def schedule(remaining: float) -> float:
-        done = (1.0 - remaining) * config.rollouts
-        return config.learning_rate * min(1.0, (done + 1) / max(config.warm_up, 1)) * (0.1 + 0.9 * remaining)
 
+def make_model(config: FinetuneConfig, env: Any, architecture: DecoderConfig | None = None) -> SequencePPO:
+    """Return the PPO model at its start; with an `architecture`, one whose weights are still to be put in."""
+    from jamgym_agents.checkpoint import load_decoder, new_decoder
+
+    codec = env.get_attr("codec")[0]
+    decoder = load_decoder(config.checkpoint, codec) if architecture is None else new_decoder(architecture, codec)
     return SequencePPO(
         env,
         decoder,
-        learning_rate=schedule,
+        learning_rate=lambda remaining: actor_rate(remaining, config),
         critic_learning_rate=config.critic_learning_rate,
         episodes_per_batch=config.episodes_per_batch,
         n_epochs=config.n_epochs,
@@ -274,15 +288,17 @@ def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
     torch.manual_seed(config.seed)
     env = make_env(config)
     codec = env.get_attr("codec")[0]
-    model = make_model(config, env)
     path = run.folder / "checkpoint.safetensors"
     expect = {"kind": _KIND, "codec": codec.version}
+    state = load_state(path, expect=expect) if path.exists() else None
+    # A run goes on without the decoder that it started from, which may be gone by now.
+    model = make_model(config, env, None if state is None else DecoderConfig(**state["architecture"]))
     scores: list[float] = []
-    if path.exists():
-        state = load_state(path, expect=expect)
+    if state is not None:
         model.policy.decoder.load_state_dict(state["decoder"])
         model.policy.critic.load_state_dict(state["critic"])
         model.policy.optimizer.load_state_dict(state["optimizer"])
+        model.policy.optimizer.param_groups[1]["lr"] = config.critic_learning_rate
         model.reference.load_state_dict(state["reference"])
         model.rollouts, model.num_timesteps = int(state["rollouts"]), int(state["num_timesteps"])
         model.kl_scale = float(state["kl_scale"])
@@ -294,6 +310,7 @@ def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
         save_state(
             path,
             {
+                "architecture": asdict(model.policy.decoder.config),
                 "decoder": model.policy.decoder.state_dict(),
                 "critic": model.policy.critic.state_dict(),
                 "optimizer": model.policy.optimizer.state_dict(),

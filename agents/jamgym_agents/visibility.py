@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 
 
-def visible_frames(frames: int, t_f: Tensor, k: Tensor) -> Tensor:
+def visible_frames(frames: int, t_f: Tensor, k: Tensor, exist: Tensor | None = None) -> Tensor:
     """Return V(n // k) `(B, T)` for every output frame n.
 
     Args:
         frames: T.
         t_f: `(B,)` future visibility in frames.
         k: `(B,)` chunk sizes in frames.
+        exist: `(B,)` input frames of each row, if those behind them are padding; None takes all T.
     """
     n = torch.arange(frames, device=t_f.device)
     start = torch.div(n, k.unsqueeze(1), rounding_mode="floor") * k.unsqueeze(1)
-    return (start + t_f.unsqueeze(1)).clamp(0, frames)
+    visible = (start + t_f.unsqueeze(1)).clamp(0, frames)
+    return visible if exist is None else torch.minimum(visible, exist.unsqueeze(1))
 
 
 def in_reach(frames: Tensor, positions: Tensor, window: int | None, sinks: int) -> Tensor:

@@ -16,7 +16,7 @@ from jamgym.errors import CheckpointError, ConfigError, JamgymError, RewardError
 from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyReward
 from jamgym_agents.checkpoint import load_decoder
-from jamgym_agents.finetuning import FinetuneConfig, finetune
+from jamgym_agents.finetuning import FinetuneConfig, actor_rate, finetune
 from jamgym_agents.ppo.buffer import EpisodeBuffer
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
 
@@ -245,6 +245,59 @@ def test_unknown_keys_and_impossible_values():
     FinetuneConfig(reward={"name": "mixture", "rewards": ["coherence", {"name": "silence"}]})
     with pytest.raises(ConfigError, match="rollouts"):
         FinetuneConfig(rollouts=0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("kl_target", 0.0),
+        ("learning_rate", -1e-4),
+        ("critic_learning_rate", float("nan")),
+        ("clip_range", 0.0),
+        ("gamma", 2.0),
+        ("kl_teacher", -0.5),
+        ("max_minutes", 0.0),
+        ("max_songs", 0),
+        ("warm_up", -1),
+        ("seed", 2**32),
+    ],
+)
+def test_numbers_without_meaning_are_refused(setting, value):
+    with pytest.raises(ConfigError, match=setting):
+        FinetuneConfig(**{setting: value})
+
+
+def test_the_rate_rises_from_the_first_rollout_in_which_the_actor_learns():
+    config = FinetuneConfig(learning_rate=1.0, rollouts=10, warm_up=4, critic_warm_up=2)
+    # stable-baselines3 asks after a rollout, so the third one, the actor's first, is asked for at 3 of 10.
+    rates = [actor_rate(1 - done / 10, config) for done in range(1, 11)]
+    fall = [0.1 + 0.9 * (1 - done / 10) for done in range(1, 11)]
+    assert np.allclose(np.divide(rates, fall), [0, 0, 0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
+    assert actor_rate(0.9, replace(config, warm_up=0, critic_warm_up=0)) == pytest.approx(0.91)
+
+
+def test_the_logged_rate_is_that_of_the_rollout(config, tmp_path):
+    config = replace(config, rollouts=4, warm_up=2, critic_warm_up=1, learning_rate=1e-3)
+    train(config, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    logged = [line["train/learning_rate"] for line in lines if "train/learning_rate" in line]
+    assert np.allclose(logged, [0.0, 0.5e-3 * 0.55, 1e-3 * 0.325, 1e-3 * 0.1])
+
+
+def test_a_run_goes_on_without_its_start_and_with_a_new_rate_of_the_critic(tmp_path, monkeypatch):
+    (tmp_path / "start").mkdir()
+    config = finetune_config(tmp_path / "start", rollouts=1)
+    train(config, tmp_path / "run")
+    (tmp_path / "start/start.safetensors").unlink()
+    rates = []
+    original = SequencePPO.train
+    monkeypatch.setattr(
+        SequencePPO,
+        "train",
+        lambda self: rates.append(self.policy.optimizer.param_groups[1]["lr"]) or original(self),
+    )
+    figures = train(replace(config, rollouts=2, critic_learning_rate=0.25), tmp_path / "run", resume=True)
+    assert figures["rollouts"] == 2 and rates == [0.25]
 
 
 def test_another_codec_is_refused(config, tmp_path):

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,29 @@ def test_without_learning_the_ratio_is_one(seen, sampling):
 def test_without_learning_the_ratio_is_one_in_bfloat16(seen):
     learn(make_ppo(vec_env(4), learning_rate=0.0, n_epochs=2, bf16=True))
     check_ratio_one(seen, 4, 2e-2)
+
+
+@pytest.mark.parametrize("seconds", [3.0, 0.8])
+def test_without_learning_the_ratio_is_one_for_an_oracle_too(seen, seconds):
+    # It looks beyond the end: of 22 frames, no multiple of k, or of songs of 20 frames. Nothing is there to be heard.
+    env = vec_env(4, seconds=seconds, t_f=10, k=5, allow_lookahead=True)
+    learn(make_ppo(env, learning_rate=0.0))
+    check_ratio_one(seen, 2, 1e-4)
+
+
+def test_the_teacher_hears_nothing_behind_the_end_of_a_song():
+    model = make_ppo(vec_env(2, seconds=0.8, frames=40), learning_rate=0.0)
+    learn(model)
+    batch = model.rollout_buffer.batch
+    assert batch.frames.tolist() == [20, 20] and batch.heard.shape[1] == 40
+    cut = replace(batch, heard=batch.heard[:, :20], played=batch.played[:, :20])
+    with torch.no_grad():
+        whole, alone = (model._logits(model.reference, part, 15)[0][:, :20] for part in (batch, cut))
+    assert torch.allclose(whole, alone, atol=1e-5)
+
+
+def test_one_episode_of_one_chunk_can_be_trained_on():
+    learn(make_ppo(vec_env(1, frames=4), episodes_per_batch=1))
 
 
 def test_dropout_is_off_in_the_update(seen):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from jamgym.errors import ConfigError, unknown_name_message
+from jamgym.ranges import check_at_least, check_shares
 from jamgym_agents.decoder import DecoderConfig
 
 Optimizer = Literal["muon", "adamw"]
@@ -104,12 +105,8 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
-        for name, least in _LEAST.items():
-            if (value := getattr(self, name)) is not None and value < least:
-                raise ConfigError(f"{name} is {value}; give at least {least}.")
-        for name in ("history_dropout", "loss_share"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise ConfigError(f"{name} is {value}; it is a share, from 0 to 1.")
+        check_at_least(self, _LEAST)
+        check_shares(self, ("history_dropout", "loss_share"))
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(unknown_name_message("optimizer", self.optimizer, OPTIMIZERS))
         if self.t_f_low > self.t_f_high:

@@ -24,6 +24,7 @@ class EpisodeBatch:
 
     Attributes:
         heard: `(B, T, Q)` input codes; what was never heard is hidden by the visibility mask.
+        frames: `(B,)` frames of each episode; what lies behind them is padding, which nobody ever heard.
         played: `(B, T, Q)` codes that were played.
         instrument: `(B,)`.
         log_probs: `(B, T, Q)` under the policy that played.
@@ -37,6 +38,7 @@ class EpisodeBatch:
     """
 
     heard: Tensor
+    frames: Tensor
     played: Tensor
     instrument: Tensor
     log_probs: Tensor
@@ -135,6 +137,7 @@ class EpisodeBuffer(RolloutBuffer):
         self.advantages, self.returns = advantages.numpy(), returns.numpy()
         self.batch = EpisodeBatch(
             heard=torch.from_numpy(heard),
+            frames=torch.from_numpy(exists.sum(1)),
             played=torch.from_numpy(played),
             instrument=torch.tensor([record.episode.instrument for record in records]),
             log_probs=torch.from_numpy(self.log_probs),

@@ -150,7 +150,7 @@ class SequencePPO(PPO):
             gamma=gamma,
             gae_lambda=gae_lambda,
             clip_range=clip_range,
-            normalize_advantage=True,
+            normalize_advantage=False,  # they are whitened over the whole rollout
             ent_coef=ent_coef,
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,
@@ -238,6 +238,7 @@ class SequencePPO(PPO):
                 batch.instrument,
                 torch.full((count,), t_f),
                 torch.full((count,), self.k),
+                exist=batch.frames,
             )
             logits = decoder.depth_logits(hidden, batch.played)
         return transform(logits, self.sampling), hidden

@@ -1,0 +1,50 @@
+"""Checks of numbers in settings, with one wording."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from jamgym.errors import ConfigError
+
+
+def check_at_least(settings: Any, least: Mapping[str, float]) -> None:
+    """Refuse attributes of `settings` below their least value; None stands for "not set" and passes.
+
+    Raises:
+        ConfigError: Names the attribute, its value and the least one.
+
+    >>> from types import SimpleNamespace
+    >>> check_at_least(SimpleNamespace(songs=None, steps=-3), {"songs": 1, "steps": 0})
+    Traceback (most recent call last):
+    jamgym.errors.ConfigError: steps is -3; it must be at least 0.
+    """
+    for name, low in least.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= low:
+            raise ConfigError(f"{name} is {value}; it must be at least {low}.")
+
+
+def check_above_zero(settings: Any, names: Iterable[str]) -> None:
+    """Refuse attributes of `settings` that are 0, negative or not finite; None passes.
+
+    Raises:
+        ConfigError: Names the attribute and its value.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{name} is {value}; it must be above 0.")
+
+
+def check_shares(settings: Any, names: Iterable[str]) -> None:
+    """Refuse attributes of `settings` that are not from 0 to 1.
+
+    Raises:
+        ConfigError: Names the attribute and its value.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{name} is {value}; it must be from 0 to 1.")
