@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +16,17 @@ from torch import Tensor
 from jamgym.codecs.spectral_network import SpectralConfig, SpectralNetwork
 from jamgym.codecs.tones import tone_targets
 from jamgym.corpus import Corpus
-from jamgym.errors import ConfigError
+from jamgym.errors import CheckpointError, ConfigError, CorpusError, JamgymError
+from jamgym.ranges import check_at_least
 
 if TYPE_CHECKING:
     from jamgym.run import Run
+
+#: The least value of settings that a count, a weight or a rate can have.
+_LEAST = {
+    **dict.fromkeys(("songs", "batch", "clip_frames"), 1),
+    **dict.fromkeys(("learning_rate", "commitment", "tone_weight", "checkpoint_minutes", "steps", "seed"), 0),
+}
 
 
 @dataclass(frozen=True)
@@ -27,18 +36,19 @@ class CodecTrainingConfig:
     Attributes:
         corpus: Corpus name, or a mapping with `name` and its arguments.
         songs: Training songs held in memory.
-        steps: Optimiser steps.
+        steps: Optimiser steps; 0 writes and measures the network that training would start from.
         batch: Clips per step.
-        clip_frames: Frames per clip.
+        clip_frames: Frames per clip; together at least as long as the longest window of the loss, 4096 samples.
         learning_rate: Peak of a warm-up and cosine schedule.
         commitment: Weight of the commitment loss.
         tone_weight: Weight of the oscillators' levels against those measured from the audio.
         frozen_codes: Train the decoder alone: the same codes, sounding better.
         bf16: Compute matrix products in bfloat16.
-        checkpoint_minutes: Minutes between checkpoints.
+        checkpoint_minutes: Minutes between checkpoints; 0 writes one after each step.
         seed: Seed of weights, clips and gains.
-        init_from: A codec.safetensors to start from; None starts from random weights.
-        architecture: The network.
+        init_from: A codec.safetensors to start from; None starts from random weights. A resumed run goes on from its
+            checkpoint and does not read it again.
+        architecture: The network; a resumed run and `init_from` must have the same.
     """
 
     corpus: str | dict[str, Any] = "band"
@@ -56,7 +66,21 @@ class CodecTrainingConfig:
     init_from: str | None = None
     architecture: SpectralConfig = field(default_factory=SpectralConfig)
 
+    def __post_init__(self) -> None:
+        """Refuse values without meaning."""
+        check_at_least(self, _LEAST)
+        hop, window = self.architecture.hop, max(size for size, _ in RESOLUTIONS)
+        if hop < 1:
+            raise ConfigError(f"architecture.hop is {hop}; give at least 1 sample.")
+        # Only the loss needs whole windows; the encoder and the measurement of tones pad theirs with silence.
+        if self.clip_frames * hop < window:
+            raise ConfigError(
+                f"clip_frames is {self.clip_frames}, {self.clip_frames * hop} samples at hop {hop}, but the longest "
+                f"window of the loss has {window} samples; give at least {math.ceil(window / hop)}."
+            )
 
+
+#: (window, hop) in samples of the spectra that the loss compares.
 RESOLUTIONS = ((4096, 1280), (2048, 640), (1024, 320), (512, 160), (256, 128))
 
 
@@ -119,6 +143,10 @@ class ClipPool:
     def __init__(self, corpus: Corpus, split: Any, songs: int) -> None:
         self._songs: list[np.ndarray] = []
         ids = list(corpus.song_ids(split))[:songs]
+        if not ids:
+            raise CorpusError(
+                f"Corpus {corpus.name!r} has no songs in split {split!r}; add some, or name another corpus."
+            )
         for song_id in ids:
             song = corpus.load(song_id)
             stems = np.stack([stem.audio for stem in song.stems])
@@ -154,13 +182,70 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: int = 200) -> flo
     return peak * rise * (0.02 + 0.98 * 0.5 * (1 + float(np.cos(np.pi * step / steps))))
 
 
+def check_same_architecture(path: Path | str, found: Mapping[str, Any], wanted: SpectralConfig) -> None:
+    """Refuse an architecture that the network at `path` does not have; what `found` does not say may be anything.
+
+    Raises:
+        ConfigError: A setting differs; the message names all that do.
+    """
+    pairs = {key: (found[key], value) for key, value in asdict(wanted).items() if key in found}
+    if differing := {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}:
+        text = ", ".join(f"{key} {there} where architecture says {asked}" for key, (there, asked) in differing.items())
+        raise ConfigError(
+            f"{path} has {text}. Training goes on with the network that is there: give the architecture that it has, "
+            "or start from random weights in a new run folder, with init_from: null."
+        )
+
+
+def check_finite(step: int, loss: float, norm: float) -> None:
+    """Raise `JamgymError` for a loss or a gradient norm after which the weights would be NaN."""
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise JamgymError(
+            f"The gradient of step {step} has norm {norm} at loss {loss}. The last checkpoint is intact; resume it "
+            "with a lower learning_rate, or with bf16 off."
+        )
+
+
+def check_weights(network: SpectralNetwork, steps: int) -> None:
+    """Raise `JamgymError` for weights that half precision cannot hold: a huge step may follow a finite gradient."""
+    kept = {key: value for key, value in network.state_dict().items() if ".cluster_" not in key}
+    bad = [key for key, value in kept.items() if not torch.isfinite(value.half()).all()]
+    if bad:
+        raise JamgymError(
+            f"After {steps} steps {len(bad)} of {len(kept)} tensors, such as {bad[0]}, do not fit half precision. "
+            "The last checkpoint is intact; resume it with a lower learning_rate."
+        )
+
+
 def _start_from(network: SpectralNetwork, other: SpectralNetwork) -> None:
     """Copy weights and give each code the use that keeps it alive for a while."""
-    if network.config != other.config:
-        raise ConfigError("init_from holds another architecture; give the same `architecture` or start without it.")
     network.load_state_dict(other.state_dict())
     network.quantizer.cluster_size.fill_(1.0)
     network.quantizer.cluster_sum.copy_(network.quantizer.codebooks)
+
+
+def first_network(config: CodecTrainingConfig, path: Path, state: dict[str, Any] | None) -> SpectralNetwork:
+    """Return the network before its first step, or that of the checkpoint `state` at `path`.
+
+    Raises:
+        ConfigError: `architecture` asks for another network than the one that training goes on with.
+        CheckpointError: The checkpoint does not fit, or `init_from` is missing or damaged.
+    """
+    from jamgym.codecs.spectral import SpectralCodec
+
+    network = SpectralNetwork(config.architecture)
+    if state is not None:
+        # Not from init_from, which may be gone by now. Older checkpoints do not say their architecture.
+        check_same_architecture(path, state.get("architecture", {}), config.architecture)
+        try:
+            network.load_state_dict(state["network"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{path} does not fit the architecture; give the one it has: {error}") from error
+    elif config.init_from is not None:
+        other = SpectralCodec(config.init_from).network
+        check_same_architecture(config.init_from, asdict(other.config), config.architecture)
+        _start_from(network, other)
+    return network
 
 
 def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
@@ -168,6 +253,12 @@ def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
 
     Returns:
         Validation figures: loss, chroma cosine to the original and to a transposed control.
+
+    Raises:
+        ConfigError: The checkpoint or `init_from` has another architecture.
+        CorpusError: The corpus has another sample rate or no songs.
+        CheckpointError: The checkpoint or `init_from` is missing, damaged or does not fit.
+        JamgymError: Training diverged; nothing is written then.
     """
     from jamgym import registry
     from jamgym.checkpoint import load_state, save_state
@@ -175,38 +266,37 @@ def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
     from jamgym.codecs.spectral import SpectralCodec
     from jamgym.config import create_from_spec
 
-    if config.clip_frames < 8:
-        raise ConfigError(f"clip_frames is {config.clip_frames}; at least 8 are needed for the longest window.")
+    rate_hz, hop = config.architecture.sample_rate, config.architecture.hop
     torch.manual_seed(config.seed)
-    corpus = create_from_spec(registry.corpora, config.corpus, {"sample_rate": config.architecture.sample_rate})
-    network = SpectralNetwork(config.architecture)
-    if config.init_from is not None:
-        _start_from(network, SpectralCodec(config.init_from).network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    corpus = create_from_spec(registry.corpora, config.corpus, {"sample_rate": rate_hz})
+    if corpus.sample_rate != rate_hz:
+        raise CorpusError(
+            f"Corpus {corpus.name!r} is at {corpus.sample_rate} Hz but the architecture needs {rate_hz} Hz. Give the "
+            f"corpus sample_rate={rate_hz}."
+        )
     path, first = run.folder / "checkpoint.safetensors", 0
-    if path.exists():
-        state = load_state(path, expect={"kind": "train-codec"})
-        network.load_state_dict(state["network"])
+    state = load_state(path, expect={"kind": "train-codec"}) if path.exists() else None
+    network = first_network(config, path, state)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    if state is not None:
         optimizer.load_state_dict(state["optimizer"])
         first = int(state["step"])
         torch.set_rng_state(state["torch_rng"])
         run.truncate(first - 1)  # step `first` comes again
     pool = ClipPool(corpus, "train", config.songs)
-    rate_hz, hop = config.architecture.sample_rate, config.architecture.hop
     samples, frequencies = config.clip_frames * hop, network.decoder.bank.frequencies
     saved = time.monotonic()
 
     def save(step: int) -> None:
-        save_state(
-            path,
-            {
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step,
-                "torch_rng": torch.get_rng_state(),
-            },
-            {"kind": "train-codec"},
-        )
+        check_weights(network, step)
+        state = {
+            "network": network.state_dict(),
+            "architecture": asdict(config.architecture),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "torch_rng": torch.get_rng_state(),
+        }
+        save_state(path, state, {"kind": "train-codec"})
 
     done = first
     network.train()
@@ -224,7 +314,8 @@ def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
             loss = reconstruction + config.tone_weight * tones + config.commitment * made.commitment
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            norm = float(torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0))
+            check_finite(step, float(loss.detach()), norm)
             optimizer.step()
             done = step + 1
             progress.advance(1, loss=float(reconstruction.detach()))
@@ -235,7 +326,7 @@ def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
                         "loss/spectral": float(reconstruction.detach()),
                         "loss/tones": float(tones.detach()),
                         "loss/commitment": float(made.commitment.detach()),
-                        "optimizer/grad_norm": float(norm),
+                        "optimizer/grad_norm": norm,
                         "optimizer/learning_rate": rate,
                         **{f"codes/live_{q}": float(share) for q, share in enumerate(made.live)},
                     },

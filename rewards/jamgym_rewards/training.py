@@ -8,10 +8,11 @@ odd ones.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +28,7 @@ from jamgym.config import Spec, create_from_spec, spec_name
 from jamgym.corpus import Corpus, Split
 from jamgym.errors import ConfigError, CorpusError
 from jamgym.files import atomic_path
+from jamgym.ranges import check_above_zero, check_at_least
 from jamgym_rewards.coherence import CoherenceReward, calibration_key
 from jamgym_rewards.discriminative import DiscriminativeReward
 from jamgym_rewards.features import SAMPLE_RATE, Analysis, FeatureSpec, prepare
@@ -49,6 +51,12 @@ _REWARDS: dict[str, type[LearnedReward]] = {
 }
 #: First of every second training song: those of the judge are unknown to the rewards that agents train on.
 _FIRST_SONG = {"coherence": 0, "judge": 1, "discriminative": 0}
+#: The least value of settings that a count or a rate can have.
+_LEAST = {
+    **dict.fromkeys(("songs", "validation_songs", "batch"), 2),  # a pair is told from other songs' pairs
+    **dict.fromkeys(("steps", "evaluate_every", "threads"), 1),
+    **dict.fromkeys(("learning_rate", "weight_decay", "checkpoint_minutes", "seed"), 0),
+}
 
 
 @dataclass(frozen=True)
@@ -98,9 +106,8 @@ class CoherenceTrainingConfig:
         """Refuse impossible values."""
         if self.model not in _REWARDS:
             raise ConfigError(f"model is {self.model!r}; it must be one of {', '.join(_REWARDS)}.")
-        low = [k for k in ("songs", "validation_songs", "batch") if getattr(self, k) < 2]
-        if low or self.steps < 1:
-            raise ConfigError(f"{', '.join(low) or 'steps'} is too small: a pair is told from other songs' pairs.")
+        check_at_least(self, _LEAST)
+        check_above_zero(self, ("max_minutes",))
         if not 1.0 <= self.window_seconds[0] <= self.window_seconds[1]:
             raise ConfigError(f"window_seconds is {self.window_seconds}; give (shortest, longest), at least 1 second.")
 
@@ -224,12 +231,12 @@ def _train(config: CoherenceTrainingConfig, run: Run) -> dict[str, float]:
     with run.progress(config.steps, f"train {config.model}", done=step) as progress:
         while step < config.steps and not run.stop_requested:
             elapsed = (time.monotonic() - began) / 60.0
-            share = max(step / config.steps, elapsed / config.max_minutes if config.max_minutes else 0.0)
+            share = max(step / config.steps, 0.0 if config.max_minutes is None else elapsed / config.max_minutes)
             if share >= 1.0:
                 break
             rate = schedule(share, step, config.learning_rate)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            for group in optimizer.param_groups:  # the decay as well: that of a checkpoint may be another one
+                group.update(lr=rate, weight_decay=config.weight_decay)
             # Windows depend on the step alone, so that a resumed run meets the same ones.
             rng = np.random.default_rng([config.seed, 5, step])
             batch = draw_batch(pool, spec, rng, config.batch, config.window_seconds)
@@ -313,7 +320,7 @@ def _finish(
     modes = part_calibrations(config, corpus, codec, network, run) if config.model == "coherence" else {}
     out = Path(config.weights_out) if config.weights_out else run.folder / f"{config.model}.safetensors"
     save_weights(out, config.model, network, calibration, as_notes({"figures": figures, **modes}))
-    settings = asdict(config)
+    made = replace(config, weights_out=None)  # where the weights lie is no part of how they were made
     card = {
         "model": config.model,
         "weights": sum(parameter.numel() for parameter in network.parameters()),
@@ -331,8 +338,8 @@ def _finish(
         "calibration": asdict(calibration),
         "figures": figures,
         "modes": modes,
-        "command": _command(config),
-        "config": {**settings, "weights_out": None},
+        "command": _command(made),
+        "config": asdict(made),
     }
     with atomic_path(out.with_suffix(".json")) as path:
         path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
@@ -342,7 +349,10 @@ def _finish(
 
 
 def _command(config: CoherenceTrainingConfig) -> str:
-    """Return the command line that trains the same weights again."""
-    names = ("model", "songs", "validation_songs", "steps", "max_minutes", "batch", "seed")
-    given = {name: getattr(config, name) for name in names}
-    return "jamgym train-coherence " + " ".join(f"--{k} {v}" for k, v in given.items() if v is not None)
+    """Return the command line with every setting that differs from its default: it trains the same weights again."""
+    words = ["jamgym", "train-coherence"]
+    for field in fields(config):
+        if (value := getattr(config, field.name)) != field.default:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            words += [f"--{field.name}", text]
+    return shlex.join(words)

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from jamgym.checkpoint import load_tensors
+from jamgym.checkpoint import load_state, load_tensors, save_state
+from jamgym.codecs import training
 from jamgym.codecs.spectral import SpectralCodec
 from jamgym.codecs.spectral_network import SpectralConfig
 from jamgym.codecs.training import (
@@ -14,7 +17,7 @@ from jamgym.codecs.training import (
     spectral_loss,
     train_codec,
 )
-from jamgym.errors import ConfigError
+from jamgym.errors import CheckpointError, ConfigError, CorpusError, JamgymError
 from jamgym.run import Run, read_metrics
 from jamgym.testing import ToyCorpus
 
@@ -128,11 +131,116 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     assert SpectralCodec(tmp_path / "parts" / "codec.safetensors").cardinality == 16
 
 
-def test_bad_settings(tmp_path):
-    with pytest.raises(ConfigError, match="at least 8"):
-        run_training(tmp_path / "a", clip_frames=4)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("songs", 0),
+        ("steps", -1),
+        ("batch", 0),
+        ("learning_rate", -1e-3),
+        ("learning_rate", float("nan")),
+        ("commitment", -0.1),
+        ("tone_weight", -1.0),
+        ("checkpoint_minutes", -1.0),
+        ("seed", -1),
+    ],
+)
+def test_values_without_meaning_are_refused_by_name(name, value):
+    with pytest.raises(ConfigError, match=f"{name} is {value}; it must be at least"):
+        CodecTrainingConfig(**{**CONFIG, name: value})
+
+
+@pytest.mark.parametrize(("hop", "least"), [(640, 7), (320, 13), (1280, 4)])
+def test_a_clip_must_hold_the_longest_window_of_the_loss_whatever_the_hop(hop, least):
+    architecture = replace(CONFIG["architecture"], hop=hop)
+    with pytest.raises(ConfigError, match=f"{(least - 1) * hop} samples .* 4096 samples; give at least {least}"):
+        CodecTrainingConfig(architecture=architecture, clip_frames=least - 1)
+    samples = CodecTrainingConfig(architecture=architecture, clip_frames=least).clip_frames * hop
+    assert torch.isfinite(spectral_loss(torch.zeros(1, samples), torch.ones(1, samples)))
+    with pytest.raises(ConfigError, match="hop is 0"):
+        CodecTrainingConfig(architecture=replace(architecture, hop=0))
+
+
+def test_the_shortest_clip_that_is_allowed_can_be_trained_on(tmp_path):
+    assert np.isfinite(list(run_training(tmp_path, steps=1, clip_frames=7).values())).all()
+
+
+def test_no_steps_measure_the_network_that_training_starts_from(tmp_path):
+    run_training(tmp_path / "a", steps=0)
+    start = str(tmp_path / "a" / "codec.safetensors")
+    run_training(tmp_path / "b", steps=0, seed=1, init_from=start)
+    first, second = (load_tensors(tmp_path / name / "codec.safetensors")[0] for name in "ab")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_corpus_at_another_sample_rate_is_refused(tmp_path):
+    with pytest.raises(CorpusError, match=r"at 8000 Hz but the architecture needs 16000 Hz.*sample_rate=16000"):
+        run_training(tmp_path, corpus={**CONFIG["corpus"], "sample_rate": 8000})
+
+
+def test_a_corpus_without_training_songs_is_refused(monkeypatch):
+    corpus = ToyCorpus()
+    monkeypatch.setattr(corpus, "song_ids", lambda split: [])
+    with pytest.raises(CorpusError, match="no songs in split 'train'"):
+        ClipPool(corpus, "train", 2)
+
+
+@pytest.mark.parametrize(
+    "diverged",
+    [lambda levels, wanted: levels.sum() * float("nan"), lambda levels, wanted: (0.0 * levels).sum().sqrt()],
+    ids=["loss", "gradient"],
+)
+def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_optimizer_steps(tmp_path, monkeypatch, diverged):
+    steps = []
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: steps.append(self))
+    monkeypatch.setattr(training, "tone_loss", diverged)
+    with pytest.raises(JamgymError, match=r"step 0 has norm nan .*lower learning_rate"):
+        run_training(tmp_path)
+    assert steps == [] and not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_rate_that_is_far_too_high_writes_no_weights(tmp_path, steps):
+    with pytest.raises(JamgymError, match="lower learning_rate"):
+        run_training(tmp_path, learning_rate=1e30, steps=steps)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_run_resumes_when_the_file_it_started_from_has_moved(tmp_path):
+    run_training(tmp_path / "start", steps=1, seed=3)
+    start = tmp_path / "start" / "codec.safetensors"
+    figures = run_training(tmp_path / "whole", init_from=str(start))
+    run_training(tmp_path / "parts", stop_at=2, init_from=str(start))
+    start.rename(tmp_path / "moved.safetensors")
+    assert run_training(tmp_path / "parts", resume=True, init_from=str(start)) == figures
+
+
+def test_another_architecture_is_refused_on_resume_even_where_the_weights_would_fit(tmp_path):
+    run_training(tmp_path, steps=1)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    # Neither changes the shape of a weight.
+    other = replace(CONFIG["architecture"], hop=320, sample_rate=8000)
+    with pytest.raises(ConfigError, match="sample_rate 16000 where architecture says 8000, hop 640 where .* 320"):
+        run_training(tmp_path, resume=True, architecture=other, clip_frames=20)
+    with pytest.raises(ConfigError, match="channels 16 where architecture says 32"):
+        run_training(tmp_path, resume=True, architecture=replace(CONFIG["architecture"], channels=32))
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_checkpoint_that_does_not_say_its_architecture_resumes_if_its_weights_fit(tmp_path):
+    figures = run_training(tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    state = load_state(path)
+    save_state(path, {key: state[key] for key in state if key != "architecture"}, {"kind": "train-codec"})
+    assert run_training(tmp_path, resume=True) == figures
+    save_state(path, {key: state[key] for key in state if key != "architecture"}, {"kind": "train-codec"})
+    with pytest.raises(CheckpointError, match="does not fit the architecture"):
+        run_training(tmp_path, resume=True, architecture=replace(CONFIG["architecture"], channels=32))
+
+
+def test_init_from_with_another_architecture_is_refused(tmp_path):
     run_training(tmp_path / "b", steps=1)
-    with pytest.raises(ConfigError, match="architecture"):
+    with pytest.raises(ConfigError, match=r"codec\.safetensors has .*latent_dim 4 where architecture says 96"):
         run_training(
             tmp_path / "c",
             init_from=str(tmp_path / "b" / "codec.safetensors"),

@@ -1,4 +1,5 @@
 import json
+import shlex
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 import torch
 
 from jamgym import registry
+from jamgym.checkpoint import load_state
+from jamgym.commands.parsing import parse
 from jamgym.corpus import Song, Stem, Truth
 from jamgym.errors import ConfigError
 from jamgym.reward import Windows
@@ -14,7 +17,7 @@ from jamgym_rewards.features import SAMPLE_RATE, Analysis, FeatureSpec, Prepared
 from jamgym_rewards.losses import contrastive_loss
 from jamgym_rewards.negatives import KINDS, draw_batch, make_feature_pair, render_pair, shifted_start, window
 from jamgym_rewards.towers import TwoTowers, halve
-from jamgym_rewards.training import CoherenceTrainingConfig, build_pool, train_coherence
+from jamgym_rewards.training import CoherenceTrainingConfig, _command, build_pool, train_coherence
 from jamgym_rewards.validation import auc, auc_figures
 
 
@@ -244,8 +247,91 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path, model):
     assert parts == pytest.approx(whole, abs=1e-5, nan_ok=True)
 
 
-def test_impossible_settings_are_refused():
-    with pytest.raises(ConfigError, match="coherence"):
-        replace(TINY, model="other")
-    with pytest.raises(ConfigError, match="too small"):
-        replace(TINY, batch=1)
+def test_a_weight_decay_that_changed_on_resume_takes_effect(tmp_path):
+    short, longer = (replace(TINY, model="judge", steps=n, weight_decay=d) for n, d in ((1, 0.02), (2, 0.5)))
+    for config, resume in ((short, False), (longer, True)):
+        with make_run(tmp_path / "r", config, resume=resume) as run:
+            train_coherence(config, run)
+    (group,) = load_state(tmp_path / "r" / "checkpoint.safetensors")["optimizer"]["param_groups"]
+    assert group["weight_decay"] == 0.5
+
+
+def reread(command):
+    program, name, *argv = shlex.split(command)
+    assert (program, name) == ("jamgym", "train-coherence")
+    return parse("jamgym train-coherence", "", (), CoherenceTrainingConfig, argv).config
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CoherenceTrainingConfig(),
+        TINY,
+        CoherenceTrainingConfig(
+            model="judge",
+            corpus={"name": "stems", "path": "my songs/Zoë's"},
+            codec={"name": "spectral", "weights": "2024"},
+            songs=5,
+            validation_songs=6,
+            steps=7,
+            max_minutes=0.5,
+            batch=8,
+            learning_rate=1e-5,
+            weight_decay=0.0,
+            window_seconds=(2.5, 3.0),
+            seed=9,
+            threads=2,
+            bf16=False,
+            evaluate_every=10,
+            checkpoint_minutes=11.0,
+            weights_out="out folder/$HOME.safetensors",
+        ),
+    ],
+    ids=["defaults", "no codec", "everything else"],
+)
+def test_the_command_on_the_card_has_every_setting_and_is_read_back_as_the_same_ones(config):
+    assert reread(_command(config)) == config
+
+
+def test_the_command_says_only_what_differs_from_the_defaults():
+    assert _command(CoherenceTrainingConfig()) == "jamgym train-coherence"
+    assert _command(CoherenceTrainingConfig(codec=None, seed=3)) == "jamgym train-coherence --codec null --seed 3"
+
+
+def test_the_card_leaves_out_where_the_weights_were_written(tmp_path):
+    config = replace(TINY, model="judge", steps=1, weights_out=str(tmp_path / "elsewhere" / "w.safetensors"))
+    with make_run(tmp_path / "r", config) as run:
+        train_coherence(config, run)
+    card = json.loads((tmp_path / "elsewhere" / "w.json").read_text())
+    assert card["config"]["weights_out"] is None
+    assert reread(card["command"]) == replace(config, weights_out=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("model", "other", "coherence"),
+        ("songs", 1, "songs is 1; it must be at least 2"),
+        ("validation_songs", 1, "validation_songs is 1; it must be at least 2"),
+        ("batch", 1, "batch is 1; it must be at least 2"),
+        ("steps", 0, "steps is 0; it must be at least 1"),
+        ("evaluate_every", 0, "evaluate_every is 0; it must be at least 1"),
+        ("threads", 0, "threads is 0; it must be at least 1"),
+        ("learning_rate", -1e-3, "learning_rate is -0.001; it must be at least 0"),
+        ("learning_rate", float("nan"), "learning_rate is nan; it must be at least 0"),
+        ("weight_decay", -0.1, "weight_decay is -0.1; it must be at least 0"),
+        ("checkpoint_minutes", -1.0, "checkpoint_minutes is -1.0; it must be at least 0"),
+        ("seed", -1, "seed is -1; it must be at least 0"),
+        ("window_seconds", (3.0, 2.0), "shortest, longest"),
+    ],
+)
+def test_impossible_settings_are_refused(name, value, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(TINY, **{name: value})
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan")])
+def test_no_minutes_are_not_the_same_as_no_limit(minutes):
+    with pytest.raises(ConfigError, match=f"max_minutes is {minutes}; it must be above 0"):
+        replace(TINY, max_minutes=minutes)
+    assert replace(TINY, max_minutes=None).max_minutes is None
