@@ -155,15 +155,32 @@ def _resumed(name: str, argv: Sequence[str]) -> tuple[Path | None, Mapping[str, 
 
     if "--resume" not in argv or "--help" in argv or "-h" in argv:
         return None, None
-    out = next((value for key, value in _pairs(argv) if key == "--out"), None)
-    folder = Path(out) if out is not None else newest_run(Path("runs"), name)
+    folder = _named_folder(argv) or newest_run(Path("runs"), name)
     settings = read_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else None
     return folder, settings
 
 
-def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
-    joined = [tuple(token.split("=", 1)) for token in argv if "=" in token]
-    return [(key, value) for key, value in [*joined, *zip(argv, argv[1:], strict=False)]]
+def _named_folder(argv: Sequence[str]) -> Path | None:
+    """Return the run folder that `argv` names, by ``--out`` or else by `out` in a ``--config``; the last one counts."""
+    from jamgym.config import convert, read_yaml
+
+    out: Any = None
+    for path in _values(argv, "--config"):
+        out = read_yaml(path).get("out", out)
+    for text in _values(argv, "--out"):
+        out = text
+    folder: Path | None = convert(out, Path | None, "out")
+    return folder
+
+
+def _values(argv: Sequence[str], option: str) -> list[str]:
+    """Return what `argv` gives for `option`, in order, as the next word or behind an equals sign."""
+    found = []
+    for token, following in zip(argv, [*argv[1:], None], strict=True):
+        name, equals, value = token.partition("=")
+        if name == option and (equals or following is not None):
+            found.append(value if equals else str(following))
+    return found
 
 
 def newest_run(root: Path, command: str) -> Path:

@@ -11,7 +11,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -83,14 +83,17 @@ def _strict_loader() -> Any:
     return Loader
 
 
-def config_from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
+def config_from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "", start: T | None = None) -> T:
     """Build the dataclass `cls` from `mapping`, strictly and recursively.
+
+    A nested dataclass starts from the value that its field has by default, which need not be what its own class has.
 
     Args:
         cls: A dataclass with plain fields: int, float, str, bool, None, Path, Literal, tuple, list, dict,
             unions of them, and other dataclasses.
-        mapping: Field name to value, as read from YAML or JSON. Missing fields take their defaults.
+        mapping: Field name to value, as read from YAML or JSON. Missing fields take their values from `start`.
         where: Dotted path of `mapping`, for messages.
+        start: What `mapping` changes; None for the defaults of `cls`.
 
     Raises:
         ConfigError: A key is unknown (the message names the nearest valid one), a value has the wrong
@@ -114,11 +117,19 @@ def config_from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "
     values: dict[str, Any] = {}
     for name, field in known.items():
         path = f"{where}.{name}" if where else name
+        before = field_default(field) if start is None else getattr(start, name)
         if name in mapping:
-            values[name] = convert(mapping[name], hints[name], path)
-        elif field.default is MISSING and field.default_factory is MISSING:
+            values[name] = convert(mapping[name], hints[name], path, before)
+        elif before is MISSING:
             raise ConfigError(f"{path} is missing; {cls.__name__} has no default for it.")
+        else:
+            values[name] = before
     return cls(**values)
+
+
+def field_default(field: Field[Any]) -> Any:
+    """Return the default of a dataclass's field, or `dataclasses.MISSING` if it has none."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], kind: str, where: str = "") -> None:
@@ -130,11 +141,24 @@ def check_keys(given: Iterable[str], known: Iterable[str], kind: str, where: str
             raise ConfigError(unknown_name_message(kind, f"{prefix}{key}", [prefix + name for name in known]))
 
 
-def convert(value: Any, annotation: Any, where: str) -> Any:
+def check_known(
+    config_class: type[Any], mapping: Mapping[str, Any], extra: Iterable[str] = (), where: str = ""
+) -> None:
+    """Raise `ConfigError` if `mapping`, or a mapping inside it, has a key that the dataclass has not."""
+    hints = typing.get_type_hints(config_class)
+    names = [field.name for field in fields(config_class)]
+    check_keys(mapping, [*names, *(key for key in extra if key not in names)], "config key", where)
+    for name, value in mapping.items():
+        annotation = hints.get(name)
+        if is_dataclass(annotation) and isinstance(annotation, type) and isinstance(value, Mapping):
+            check_known(annotation, value, where=f"{where}.{name}" if where else name)
+
+
+def convert(value: Any, annotation: Any, where: str, start: Any = None) -> Any:
     """Return `value` as the type `annotation`, without guessing.
 
-    Allowed: int for float, a list for a tuple, a str for a Path, a mapping for a dataclass. A bool is
-    never a number.
+    Allowed: int for float, a list for a tuple, a str for a Path, a mapping for a dataclass: what it leaves
+    out comes from `start`, if that is one. A bool is never a number.
 
     Raises:
         ConfigError: `value` does not fit.
@@ -143,14 +167,16 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
     if annotation is Any or annotation is inspect.Parameter.empty:
         return value
     if origin in (Union, types.UnionType):
-        return _convert_union(value, annotation, args, where)
+        return _convert_union(value, annotation, args, where, start)
     if origin is Literal:
         if value in args and type(value) in {type(arg) for arg in args}:
             return value
         if isinstance(value, str):
             raise ConfigError(f"{where}: {unknown_name_message('choice', value, map(str, args))}")
     elif is_dataclass(annotation) and isinstance(annotation, type):
-        return value if isinstance(value, annotation) else config_from_mapping(annotation, value, where)
+        if isinstance(value, annotation):
+            return value
+        return config_from_mapping(annotation, value, where, start if isinstance(start, annotation) else None)
     elif origin in (tuple, list) or annotation in (tuple, list):
         return _convert_sequence(value, annotation, origin or annotation, args, where)
     elif isinstance(origin, type) and issubclass(origin, Mapping) or annotation is dict:
@@ -178,11 +204,11 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
     raise ConfigError(f"{where} is {value!r} ({type(value).__name__}); expected {type_name(annotation)}.")
 
 
-def _convert_union(value: Any, annotation: Any, args: tuple[Any, ...], where: str) -> Any:
+def _convert_union(value: Any, annotation: Any, args: tuple[Any, ...], where: str, start: Any) -> Any:
     # An exact type first, so that 1 stays an int in `float | int` and True a bool.
     for arg in sorted(args, key=lambda arg: arg is not type(value)):
         try:
-            return convert(value, arg, where)
+            return convert(value, arg, where, start)
         except ConfigError as error:
             if is_dataclass(arg) and isinstance(value, Mapping):
                 raise error

@@ -9,7 +9,8 @@ A run folder holds::
     tensorboard/     the same scalars, and audio
     *.safetensors, *.json, *.wav   what the command itself writes
 
-Every file is replaced atomically, so a crash or a full disk leaves the older version intact.
+Every file is replaced atomically, so a crash or a full disk leaves the older version intact. A run that is resumed
+writes its settings with the first thing of its own: one that is refused before, or killed, leaves those that worked.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from jamgym.files import RunError, atomic_path, library_versions, plain
 from jamgym.progress import Bars, ProgressTask
 
 _LOG = logging.getLogger(__name__)
+#: What says which run it is, before the program has written anything.
 _FIRST_FILES = {"config.yaml", "run.json", "versions.json"}
 
 
@@ -75,6 +77,10 @@ class Run:
         self._previous_handler: Callable[[int, FrameType | None], Any] | int | None = None
         self._handles_interrupt = False
         self._started = time.time()
+        self._part_of: Run | None = None
+        self._settings_due = False
+        #: Settings that this run was begun with, where it goes on with others.
+        self._settings_before: dict[str, Any] | None = None
 
     @classmethod
     def create(
@@ -86,8 +92,11 @@ class Run:
         seed: int,
         resume: bool = False,
         quiet: bool = False,
+        part_of: Run | None = None,
     ) -> Run:
         """Make the folder and write config, versions and seed, or continue the run that is in it.
+
+        A run that is continued keeps the config it has until it writes something, or ends well.
 
         Args:
             folder: Where to write.
@@ -96,6 +105,7 @@ class Run:
             seed: Seed of the run.
             resume: Continue the run in `folder`; there must be one, of the same command and seed.
             quiet: Show no progress.
+            part_of: The run that this one is a part of; what this one writes counts as written by both.
 
         Raises:
             ConfigError: The folder already has a run, has none to resume, or has another one.
@@ -111,10 +121,13 @@ class Run:
         if resume and not exists:
             raise ConfigError(f"There is no run to resume in {folder}. Start one there without --resume.")
         run = cls(folder, command, settings, seed, resumed=resume, quiet=quiet)
+        run._part_of = part_of
         if resume:
             run._check_resumable()
-        run._write_yaml("config.yaml", settings)
-        run.write_json("versions.json", library_versions())
+            # The program may still refuse the settings, and then the next resume needs the ones that worked.
+            run._settings_due = True
+        else:
+            run._write_settings()
         run._write_status("running")
         return run
 
@@ -130,6 +143,7 @@ class Run:
             step: Non-negative step number; also the x axis in TensorBoard.
             metrics: Name to number. Use "group/name" to group. Non-finite values are kept as null.
         """
+        self._keep_settings()
         values = {name: float(value) for name, value in metrics.items()}
         line = json.dumps({"step": int(step), **plain(values)})
         try:
@@ -152,11 +166,14 @@ class Run:
     def add_audio(self, step: int, tag: str, audio: ArrayLike, sample_rate: int) -> None:
         """Show mono `audio` `(S,)` in [-1, 1] in TensorBoard; louder samples are clipped."""
         mono = _mono(audio, tag)
+        self._keep_settings()
         self._tensorboard().add_audio(tag, mono[None], int(step), sample_rate=int(sample_rate))
 
     def write_json(self, name: str, obj: Any) -> Path:
         """Write `obj` as JSON under `name` in the folder, atomically; returns the path."""
         text = json.dumps(plain(obj), indent=2) + "\n"
+        if name not in _FIRST_FILES:
+            self._keep_settings()
         return self._write_text(name, text)
 
     def write_audio(self, name: str, audio: ArrayLike, sample_rate: int) -> Path:
@@ -165,6 +182,7 @@ class Run:
 
         mono = _mono(audio, name)
         target = self._inside(name)
+        self._keep_settings()
         with atomic_path(target) as path:
             try:
                 soundfile.write(str(path), mono, int(sample_rate), format="WAV", subtype="PCM_16")
@@ -204,6 +222,7 @@ class Run:
         self._bars.close()
         if kind is None:
             self._close_writer()
+            self._keep_settings()
             self._write_status("stopped" if self.stop_requested else "finished")
             return
         # The first error is the one to show, not a second one from a full disk.
@@ -234,7 +253,7 @@ class Run:
             changed = sorted(key for key in {*old, *self.config} if old.get(key) != self.config.get(key))
             if changed:
                 _LOG.warning("Resuming with changed settings: %s.", ", ".join(changed))
-                self._write_yaml("config.before_resume.yaml", old)
+                self._settings_before = old
         with suppress(OSError, ValueError):
             old = json.loads((self.folder / "versions.json").read_text(encoding="utf-8"))
             now_versions = library_versions()
@@ -246,6 +265,20 @@ class Run:
             lines = [json.dumps(line) + "\n" for line in read_metrics(self.metrics_path)]
             with atomic_path(self.metrics_path) as path:
                 path.write_text("".join(lines), encoding="utf-8")
+
+    def _keep_settings(self) -> None:
+        """Write the settings of a resumed run, once: a program that has something to write has accepted them."""
+        if self._part_of is not None:
+            self._part_of._keep_settings()
+        if self._settings_due:
+            if self._settings_before is not None:
+                self._write_yaml("config.before_resume.yaml", self._settings_before)
+            self._write_settings()
+            self._settings_due = False
+
+    def _write_settings(self) -> None:
+        self._write_yaml("config.yaml", self.config)
+        self.write_json("versions.json", library_versions())
 
     def _tensorboard(self) -> Any:
         if self._writer is None:

@@ -47,17 +47,19 @@ class FakeConfig:
         latency: A spec that has no registry.
         policies: What is compared.
         optimizer: How to step.
+        limit: Songs that are used; null uses all.
     """
 
     total_steps: int = 3
     t_f: int = -25
-    mode: Literal["work", "fail", "stop", "kill"] = "work"
+    mode: Literal["work", "fail", "stop", "kill", "refuse"] = "work"
     chunks: tuple[int, ...] = (1, 5)
     corpus: str | dict[str, Any] = "fake"
     reward: str | dict[str, Any] = "fake"
-    latency: str | dict[str, Any] = "none"
+    latency: str | dict[str, Any] | tuple[str | dict[str, Any], ...] = "none"
     policies: tuple[str | dict[str, Any], ...] = ("fake",)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    limit: int | None = 64
 
 
 class FakePlugin:
@@ -80,6 +82,8 @@ SEEN: list[FakeConfig] = []
 def fake(config: FakeConfig, run: Any) -> dict[str, float]:
     """Do as `config.mode` says."""
     SEEN.append(config)
+    if config.mode == "refuse":
+        raise ConfigError("The checkpoint has another codec.")
     run.log(0, {"loss": 1.0})
     if config.mode == "fail":
         raise CorpusError("song.wav is broken.")
@@ -217,6 +221,34 @@ def test_resume_without_folder_takes_the_newest_run_of_the_command():
     assert SEEN[-1].t_f == 4
 
 
+def test_resume_takes_the_folder_that_a_file_names():
+    for name in ("mine", "other"):
+        assert cli.main(f"fake --out runs/{name} --t_f {len(name)}".split()) == 0
+    os.utime("runs/mine/run.json", (1, 1))
+    Path("a.yaml").write_text("out: runs/other\n")
+    Path("b.yaml").write_text("out: runs/mine\ntotal_steps: 9\n")
+    assert cli.main("fake --config b.yaml --resume".split()) == 0
+    assert cli.main("fake --config=a.yaml --config b.yaml --resume".split()) == 0
+    assert cli.main("fake --config b.yaml --resume --out nowhere --out=runs/other".split()) == 0
+    assert [(config.t_f, config.total_steps) for config in SEEN[2:]] == [(4, 9), (4, 9), (5, 9)]
+
+
+def test_a_folder_in_a_file_must_be_text(capsys):
+    Path("a.yaml").write_text("out: 3\n")
+    for argv in ("fake --config a.yaml", "fake --config a.yaml --resume"):
+        assert cli.main(argv.split()) == 2
+        assert "out is 3 (int)" in capsys.readouterr().err
+
+
+def test_a_refused_resume_leaves_settings_that_can_be_resumed():
+    assert cli.main("fake --out r --t_f 7".split()) == 0
+    for _ in range(2):
+        assert cli.main("fake --out r --resume --mode refuse --t_f 8".split()) == 2
+    assert not Path("r/config.before_resume.yaml").exists()
+    assert cli.main("fake --out r --resume".split()) == 0
+    assert SEEN[-1] == FakeConfig(t_f=7)
+
+
 def test_the_default_folder_has_command_and_time():
     assert cli.main(["fake"]) == 0
     (folder,) = Path("runs").iterdir()
@@ -260,6 +292,26 @@ def test_specs_without_a_registry_take_dotted_arguments_too():
     assert cli.main("fake --latency constant --latency.seconds 5e-2 --quiet --out a".split()) == 0
     assert cli.main(["fake", "--latency", "{name: constant, seconds: 0.05}", "--out", "b"]) == 0
     assert SEEN[0].latency == SEEN[1].latency == {"name": "constant", "seconds": 0.05}
+
+
+def test_a_list_of_specs_may_be_given_where_the_setting_takes_one(capsys):
+    assert cli.main(["fake", "--latency", "[none, {name: constant, seconds: 5e-2}]", "--out", "r"]) == 0
+    assert cli.main(["fake", "--config", "r/config.yaml", "--out", "s"]) == 0
+    assert SEEN[0] == SEEN[1] == FakeConfig(latency=("none", {"name": "constant", "seconds": 0.05}))
+    assert cli.main(["fake", "--reward", "[fake]"]) == 2  # one reward: the bracket is part of the name
+    assert "Unknown reward '[fake]'" in capsys.readouterr().err
+    assert cli.main(["fake", "--config", "r/config.yaml", "--latency.seconds", "1"]) == 2
+    assert "--latency.seconds is given, but latency is a list: ['none'" in capsys.readouterr().err
+
+
+def test_a_null_lifts_what_a_file_or_the_resumed_run_says():
+    Path("a.yaml").write_text("limit: 5\n")
+    assert cli.main("fake --config a.yaml --limit null --out r".split()) == 0
+    assert cli.main("fake --limit=null --out s".split()) == 0
+    assert cli.main("fake --config a.yaml --out t".split()) == 0
+    assert cli.main("fake --resume --limit null --out t".split()) == 0
+    assert cli.main("fake --resume --out t".split()) == 0
+    assert [config.limit for config in SEEN] == [None, None, 5, None, None]
 
 
 def test_null_is_for_settings_that_allow_it(capsys):

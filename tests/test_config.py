@@ -31,6 +31,15 @@ class Settings:
     optimizer: Optimizer = field(default_factory=Optimizer)
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """Its parts begin with other values than their own classes do."""
+
+    inner: Settings = field(default_factory=lambda: Settings("tuned", 30, optimizer=Optimizer(rate=0.5)))
+    spare: Optimizer | None = field(default_factory=lambda: Optimizer(rate=0.25))
+    none: Optimizer | None = None
+
+
 class Plain:
     """A plug-in."""
 
@@ -73,6 +82,29 @@ def test_values_are_converted_without_guessing():
         optimizer=Optimizer(1.0, (0.5, 1.0)),
     )
     assert type(found.optimizer.rate) is float
+
+
+@pytest.mark.parametrize(
+    ("mapping", "expected"),
+    [
+        ({}, Recipe()),
+        ({"inner": {}}, Recipe()),
+        ({"inner": {"steps": 30, "optimizer": {"rate": 0.5}}, "spare": {"rate": 0.25}}, Recipe()),
+        ({"inner": {"limit": 3}}, Recipe(Settings("tuned", 30, limit=3, optimizer=Optimizer(0.5)))),
+        ({"inner": {"optimizer": {"betas": [0, 1]}}}, Recipe(Settings("tuned", 30, optimizer=Optimizer(0.5, (0, 1))))),
+        ({"spare": {"betas": [0, 1]}}, Recipe(spare=Optimizer(0.25, (0, 1)))),
+        ({"none": {"betas": [0, 1]}}, Recipe(none=Optimizer(1e-3, (0, 1)))),
+        ({"spare": None}, Recipe(spare=None)),
+    ],
+)
+def test_a_part_that_is_changed_keeps_the_rest_of_what_its_field_has_by_default(mapping, expected):
+    assert config_from_mapping(Recipe, mapping) == expected
+
+
+def test_a_mapping_can_change_given_settings():
+    start = Settings("x", steps=7, optimizer=Optimizer(0.5))
+    found = config_from_mapping(Settings, {"optimizer": {"betas": [0, 1]}}, start=start)
+    assert found == Settings("x", steps=7, optimizer=Optimizer(0.5, (0, 1)))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,21 @@
 """The demo's words: what it says has to follow from the intervals."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from jamgym.commands import demo
+from jamgym.commands.demo import DemoConfig
+from jamgym.commands.parsing import parse
+from jamgym.config import config_from_mapping, read_yaml
+from jamgym.errors import ConfigError
+from jamgym.files import plain
+from jamgym.run import Run
 
 
 def _row(measure, low, high, a="ppo", b="mle"):
@@ -36,6 +46,11 @@ def test_verdict_without_the_rewards_says_so():
     assert "not scored" in demo.verdict([_row("beat", 0.1, 0.2)])
 
 
+def test_verdict_on_one_song_says_that_there_is_no_interval():
+    one = [{**_row(measure, 0.1, 0.1), "low": None, "high": None} for measure in ("coherence", "judge")]
+    assert "One held-out song gives no interval" in demo.verdict(one)
+
+
 def test_closing_lines_say_where_to_listen_and_look():
     lines = demo.closing_lines(
         [_row("coherence", 0.1, 0.2), _row("judge", 0.0, 0.1)], {"rollouts": 7.0}, Path("runs/x")
@@ -54,6 +69,125 @@ def test_demo_targets_are_pitched_instrument_classes():
 
 
 def test_demo_config_is_plain_data():
-    from dataclasses import asdict
+    json.dumps(asdict(DemoConfig()))
 
-    json.dumps(asdict(demo.DemoConfig()))
+
+def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted path and value of every setting that is not itself a dataclass."""
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, plain(value)
+
+
+def _parsed(*argv: str) -> DemoConfig:
+    return parse("jamgym demo", "", (), DemoConfig, argv).config
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:
+    """Return `value` as it stands in YAML under the dotted `path`."""
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def test_an_option_given_at_its_default_changes_nothing():
+    default = DemoConfig()
+    leaves = dict(_leaves(default))
+    assert leaves["finetune.max_minutes"] == 6.0 and "evaluation.grid.t_f" in leaves
+    for path, value in leaves.items():
+        assert config_from_mapping(DemoConfig, _nested(path, value)) == default, path
+    # The command line is slower, so it gets some of them alone, and then all at once.
+    for path in ("finetune.rollouts", "finetune.max_minutes", "finetune.latency", "evaluation.episodes", "seed"):
+        assert _parsed(f"--{path}", _text(leaves[path])) == default, path
+    assert _parsed(*(word for path, value in leaves.items() for word in (f"--{path}", _text(value)))) == default
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("finetune.rollouts", 31),
+        ("finetune.max_minutes", 2.5),
+        ("finetune.max_songs", None),
+        ("finetune.instruments", ["piano"]),
+        ("finetune.reward", "note_in_chord"),
+        ("finetune.latency", ["none", {"name": "constant", "seconds": 0.05}]),
+        ("finetune.sampling.temperature", 0.9),
+        ("evaluation.episodes", 12),
+        ("evaluation.instruments", None),
+        ("evaluation.grid.label", "seeds"),
+        ("seed", 4),
+    ],
+)
+def test_a_changed_option_changes_only_itself(path, value, tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(_nested(path, value)))
+    for argv in ([f"--{path}", _text(value)], ["--config", str(file)]):
+        assert dict(_leaves(_parsed(*argv))) == {**dict(_leaves(DemoConfig())), path: value}
+
+
+def test_an_argument_of_a_plugin_changes_only_itself():
+    found = dict(_leaves(_parsed("--finetune.latency.sigma", "0.4")))
+    latency = {"name": "lognormal", "median_seconds": 0.06, "sigma": 0.4}
+    assert found == {**dict(_leaves(DemoConfig())), "finetune.latency": latency}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("corpus", {"name": "stems", "path": "songs"}),
+        ("codec", "jamgym.toys:ToyCodec"),
+        ("t_f", -10),
+        ("k", 2),
+        ("frames", 100),
+        ("latency", "none"),
+        ("late_policy", "repeat"),
+        ("allow_lookahead", True),
+    ],
+)
+def test_the_evaluation_takes_from_the_training_what_must_be_the_same(path, value):
+    comparison = DemoConfig().evaluation
+    with pytest.raises(ConfigError, match=f"evaluation.{path} is .* Give --finetune.{path}, which"):
+        DemoConfig(evaluation=replace(comparison, **{path: value}))
+    recipe = replace(DemoConfig().finetune, **{path: value})
+    DemoConfig(finetune=recipe)
+    DemoConfig(finetune=recipe, evaluation=replace(comparison, **{path: value}))
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_resumed_demo_keeps_its_settings_once_its_training_has_accepted_them(tmp_path, monkeypatch, accepted):
+    def finetune(config, part):
+        if accepted:
+            part.log(0, {"x": 1.0})
+        raise KeyboardInterrupt
+
+    def play(minutes: float) -> None:
+        config = DemoConfig(finetune=replace(DemoConfig().finetune, max_minutes=minutes))
+        begun = (tmp_path / "r").exists()
+        with Run.create(tmp_path / "r", command="demo", config=asdict(config), seed=0, resume=begun, quiet=True) as run:
+            demo.run_demo(config, run)
+
+    monkeypatch.setattr(demo, "finetune", finetune)
+    for minutes in (1.0, 2.0):
+        with pytest.raises(KeyboardInterrupt):
+            play(minutes)
+    for folder in (tmp_path / "r", tmp_path / "r" / "finetune"):
+        kept = read_yaml(folder / "config.yaml")
+        assert kept.get("finetune", kept)["max_minutes"] == (2.0 if accepted else 1.0)
+
+
+def test_the_demo_has_one_seed_and_its_own_policies():
+    recipe, comparison = DemoConfig().finetune, DemoConfig().evaluation
+    with pytest.raises(ConfigError, match="evaluation.seed is 3, but the demo has one seed, 1; give --seed"):
+        DemoConfig(evaluation=replace(comparison, seed=3), seed=1)
+    with pytest.raises(ConfigError, match="finetune.seed is 3, but the demo has one seed, 0; give --seed"):
+        DemoConfig(finetune=replace(recipe, seed=3))
+    DemoConfig(replace(recipe, seed=3), replace(comparison, seed=3), seed=3)
+    with pytest.raises(ConfigError, match="policies are its own"):
+        DemoConfig(evaluation=replace(comparison, policies=("silence", "decoder")))

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from jamgym import files
+from jamgym.config import read_yaml
 from jamgym.errors import AudioError, ConfigError
 from jamgym.files import RunError, atomic_path, plain
 from jamgym.progress import Bars, LineTask
@@ -27,8 +28,6 @@ def make(folder: Path, **changes) -> Run:
 
 
 def test_create_writes_config_versions_and_seed(tmp_path):
-    from jamgym.config import read_yaml
-
     run = make(tmp_path / "a" / "b")
     assert read_yaml(run.folder / "config.yaml") == {"steps": 3, "sizes": [1, 2]}
     assert json.loads((run.folder / "run.json").read_text())["seed"] == 5
@@ -63,11 +62,57 @@ def test_a_run_that_failed_before_it_wrote_anything_can_be_started_again(tmp_pat
 
 def test_changed_settings_are_told_and_the_old_ones_kept(tmp_path, caplog):
     make(tmp_path / "r")
-    with caplog.at_level(logging.WARNING, "jamgym"):
-        make(tmp_path / "r", resume=True, config={"steps": 4, "sizes": (1, 2)})
-    assert "changed settings: steps" in caplog.text
-    assert "steps: 3" in (tmp_path / "r" / "config.before_resume.yaml").read_text()
-    assert "steps: 4" in (tmp_path / "r" / "config.yaml").read_text()
+    with caplog.at_level(logging.WARNING, "jamgym"), make(tmp_path / "r", **CHANGED):
+        assert "changed settings: steps" in caplog.text
+    assert kept_steps(tmp_path / "r") == {"config.yaml": 4, "config.before_resume.yaml": 3}
+
+
+CHANGED = {"resume": True, "config": {"steps": 4, "sizes": (1, 2)}}
+
+
+def kept_steps(folder: Path) -> dict[str, int]:
+    """Return file to `steps` of every kept config."""
+    return {path.name: read_yaml(path)["steps"] for path in folder.glob("config*.yaml")}
+
+
+@pytest.mark.parametrize("error", [ConfigError("another codec"), RuntimeError("out of memory"), KeyboardInterrupt()])
+def test_a_resume_that_fails_before_it_writes_leaves_config_and_versions(tmp_path, error):
+    make(tmp_path / "r").log(0, {"x": 1.0})
+    (tmp_path / "r" / "versions.json").write_text('{"numpy": "0.1"}')
+    for _ in range(2):
+        with pytest.raises(type(error)), make(tmp_path / "r", **CHANGED) as run:
+            run.truncate(0)  # forgets what the checkpoint does not know; it adds nothing
+            raise error
+    assert kept_steps(tmp_path / "r") == {"config.yaml": 3}
+    assert (tmp_path / "r" / "versions.json").read_text() == '{"numpy": "0.1"}'
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda run: run.log(1, {"x": 1.0}),
+        lambda run: run.write_json("cells/a.json", {}),
+        lambda run: run.write_audio("x.wav", np.zeros(8), 8000),
+        lambda run: run.add_audio(1, "x", np.zeros(8), 8000),
+    ],
+    ids=["log", "json", "audio", "tensorboard"],
+)
+def test_the_settings_of_a_resume_are_kept_with_the_first_thing_it_writes(tmp_path, write):
+    make(tmp_path / "r")
+    run = make(tmp_path / "r", **CHANGED)
+    assert kept_steps(tmp_path / "r") == {"config.yaml": 3}  # as after a kill
+    write(run)
+    assert kept_steps(tmp_path / "r") == {"config.yaml": 4, "config.before_resume.yaml": 3}
+
+
+def test_a_run_keeps_its_settings_with_the_first_thing_that_its_part_writes(tmp_path):
+    make(tmp_path / "r")
+    run = make(tmp_path / "r", **CHANGED)
+    with pytest.raises(ConfigError), make(tmp_path / "r" / "part", part_of=run):
+        raise ConfigError("refused")
+    assert kept_steps(tmp_path / "r") == {"config.yaml": 3}
+    make(tmp_path / "r" / "part", part_of=run).log(0, {"x": 1.0})
+    assert kept_steps(tmp_path / "r") == {"config.yaml": 4, "config.before_resume.yaml": 3}
 
 
 def test_metrics_go_to_json_lines_and_tensorboard(tmp_path):

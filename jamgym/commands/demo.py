@@ -23,6 +23,26 @@ if TYPE_CHECKING:
 
 #: Targets of the demo: note-in-chord has no meaning for drums.
 PITCHED = tuple(name for name in INSTRUMENTS if name not in ("other", "drums", "voice"))
+#: Settings of `finetune` that hold for the evaluation as well: the policies are compared as they were trained.
+SHARED = ("corpus", "codec", "t_f", "k", "frames", "latency", "late_policy", "allow_lookahead")
+
+
+def _recipe() -> FinetuneConfig:
+    return FinetuneConfig(
+        instruments=PITCHED,
+        max_songs=64,
+        rollouts=30,
+        max_minutes=6.0,
+        kl_reference=0.0,
+        kl_teacher=0.5,
+        critic_warm_up=1,
+    )
+
+
+def _comparison() -> EvaluationConfig:
+    recipe = _recipe()
+    shared = {name: getattr(recipe, name) for name in SHARED}
+    return EvaluationConfig(instruments=PITCHED, episodes=128, save_audio=3, **shared)
 
 
 @dataclass(frozen=True)
@@ -31,29 +51,39 @@ class DemoConfig:
 
     Attributes:
         finetune: The PPO run, on training songs.
-        evaluation: The comparison, on held-out songs; its policies are the demo's own.
+        evaluation: The comparison, on held-out songs; its policies are the demo's own, and where, how and in what time
+            they play is what `finetune` says.
         seed: Seed of both.
     """
 
-    finetune: FinetuneConfig = field(
-        default_factory=lambda: FinetuneConfig(
-            instruments=PITCHED,
-            max_songs=64,
-            rollouts=30,
-            max_minutes=6.0,
-            kl_reference=0.0,
-            kl_teacher=0.5,
-            critic_warm_up=1,
-        )
-    )
-    evaluation: EvaluationConfig = field(
-        default_factory=lambda: EvaluationConfig(instruments=PITCHED, episodes=128, save_audio=3)
-    )
+    finetune: FinetuneConfig = field(default_factory=_recipe)
+    evaluation: EvaluationConfig = field(default_factory=_comparison)
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.evaluation.grid.given:
             raise ConfigError("The demo compares at one t_f and k; measure a grid with `jamgym evaluate` afterwards.")
+        _refuse_overridden(self)
+
+
+def _refuse_overridden(config: DemoConfig) -> None:
+    """Raise `ConfigError` for a setting that the demo would put aside; one at its default counts as not given."""
+    default, given = _comparison(), config.evaluation
+    for name in SHARED:
+        value, used = getattr(given, name), getattr(config.finetune, name)
+        if value not in (getattr(default, name), used):
+            raise ConfigError(
+                f"evaluation.{name} is {value!r}, but the demo evaluates as it trains: finetune.{name} is {used!r}. "
+                f"Give --finetune.{name}, which holds for both, and no evaluation.{name}."
+            )
+    for part, seed in (("evaluation", given.seed), ("finetune", config.finetune.seed)):
+        if seed not in (0, config.seed):
+            raise ConfigError(f"{part}.seed is {seed}, but the demo has one seed, {config.seed}; give --seed instead.")
+    if given.policies != default.policies:
+        raise ConfigError(
+            f"evaluation.policies is {list(given.policies)}, but the demo's policies are its own. Name other decoders "
+            "to compare with by --evaluation.checkpoints, or use `jamgym evaluate` afterwards."
+        )
 
 
 def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:
@@ -67,6 +97,7 @@ def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:
         seed=config.seed,
         resume=(folder / "run.json").exists(),
         quiet=run.quiet,
+        part_of=run,
     )
     with part:
         learnt = finetune(tuning, part)
@@ -77,16 +108,9 @@ def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:
     after = {"name": "decoder", "label": "ppo", "checkpoint": str(folder / "decoder.safetensors")}
     evaluation = replace(
         config.evaluation,
-        corpus=tuning.corpus,
-        codec=tuning.codec,
         policies=("silence", "random_stem", before, after, "truth"),
-        t_f=tuning.t_f,
-        k=tuning.k,
-        frames=tuning.frames,
-        latency=tuning.latency,
-        late_policy=tuning.late_policy,
-        allow_lookahead=tuning.allow_lookahead,
         seed=config.seed,
+        **{name: getattr(tuning, name) for name in SHARED},
     )
     figures = evaluate(evaluation, run)
     text = (run.folder / "report.txt").read_text(encoding="utf-8")
@@ -104,6 +128,8 @@ def verdict(differences: list[Mapping[str, Any]]) -> str:
     coherence, judge = found.get("coherence"), found.get("judge")
     if coherence is None or judge is None:
         return "Coherence or judge was not scored, so nothing is said about PPO."
+    if None in (coherence["low"], coherence["high"], judge["low"], judge["high"]):
+        return "One held-out song gives no interval, so nothing is said about PPO; evaluate more songs."
     if coherence["low"] > 0:
         first = "PPO made the decoder more coherent with what it hears"
     elif coherence["high"] < 0:

@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from jamgym import registry
-from jamgym.config import check_keys, check_spec, config_from_mapping, parse_argument, parse_yaml, read_yaml, split_spec
+from jamgym.config import (
+    check_known,
+    check_spec,
+    config_from_mapping,
+    convert,
+    field_default,
+    parse_argument,
+    parse_yaml,
+    read_yaml,
+    split_spec,
+)
 from jamgym.errors import ConfigError, nearest, unknown_name_message
 from jamgym.registry import Registry
 
@@ -34,7 +44,6 @@ _OTHER_WORDS = {
     "metrics": "reward",
     "policies": "policy",
 }
-_SPEC = str | dict[str, Any]
 #: Arguments of plug-ins that the programs fill in.
 SUPPLIED = ("codec", "device", "sample_rate", "seed")
 RUN_KEYS = ("out", "seed", "quiet")
@@ -103,8 +112,8 @@ def parse(
     seed = run.get("seed", getattr(config, "seed", 0))
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ConfigError(f"seed is {seed!r}; expected an integer of at least 0.")
-    out = run.get("out")
-    return Request(config, None if out is None else Path(out), seed, resume, bool(run.get("quiet", False)))
+    out = convert(run.get("out"), Path | None, "out")
+    return Request(config, out, seed, resume, bool(run.get("quiet", False)))
 
 
 def build_parser(prog: str, summary: str, examples: Sequence[str], config_class: type[Any], quick: bool) -> Any:
@@ -237,12 +246,16 @@ def _apply_spec(
     if options.get("") == "null" and not texts:
         return None
     before = options[""] if "" in options else _get(settings, path, _default(config_class, path))
-    if isinstance(before, str) and before.lstrip().startswith("{"):
+    if isinstance(before, str) and before.lstrip().startswith(("{", "[") if _takes_list(config_class, path) else "{"):
         before = parse_yaml(before)
-    if before is None:
-        raise ConfigError(f"--{path}.{next(iter(texts))} is given without --{path} NAME.")
     if not texts:
         return before
+    option = f"--{path}.{next(iter(texts))}"
+    if before is None:
+        raise ConfigError(f"{option} is given without --{path} NAME.")
+    if isinstance(before, (list, tuple)):
+        entry = f"{{name: NAME, {next(iter(texts))}: VALUE}}"
+        raise ConfigError(f"{option} is given, but {path} is a list: {list(before)}. Write {entry} into the list.")
     if found is None:
         start = dict(before) if isinstance(before, Mapping) else {"name": before}
         return {**start, **{key: parse_yaml(text) for key, text in texts.items()}}
@@ -253,7 +266,7 @@ def _apply_spec(
 
 def _parse_options(parser: Any, argv: list[str]) -> dict[str, Any]:
     known = [option for option in parser._option_string_actions if option.startswith("--")]
-    checked = []
+    checked, given = [], set()
     for token in argv:
         option, equals, value = token.partition("=")
         if option.startswith("--") and option not in known:
@@ -263,11 +276,13 @@ def _parse_options(parser: Any, argv: list[str]) -> dict[str, Any]:
                 raise ConfigError(unknown_name_message("option", option, names))
             option = next(name for name in known if name.replace("-", "_") == option.replace("-", "_"))
         checked.append(option + equals + value)
+        given.add(option[2:])
     try:
         found = parser.parse_args(checked, defaults=False)
     except argparse.ArgumentError as error:
         raise ConfigError(_tidy(str(error))) from error
-    return {key: value for key, value in found.as_dict().items() if value is not None}
+    # What was not given may be None as well, in some versions of jsonargparse; a null that was given is a value.
+    return {key: value for key, value in found.as_dict().items() if value is not None or key in given}
 
 
 def _tidy(message: str) -> str:
@@ -291,19 +306,6 @@ def _read_configs(config_class: type[Any], paths: Sequence[str], extra: Sequence
             raise ConfigError(f"{path}: {error}") from error
         layers.append(layer)
     return layers
-
-
-def check_known(
-    config_class: type[Any], mapping: Mapping[str, Any], extra: Sequence[str] = (), where: str = ""
-) -> None:
-    """Raise `ConfigError` if `mapping`, or a mapping inside it, has a key that the dataclass has not."""
-    hints = typing.get_type_hints(config_class)
-    names = [field.name for field in fields(config_class)]
-    check_keys(mapping, [*names, *(key for key in extra if key not in names)], "config key", where)
-    for name, value in mapping.items():
-        annotation = hints.get(name)
-        if is_dataclass(annotation) and isinstance(annotation, type) and isinstance(value, Mapping):
-            check_known(annotation, value, where=f"{where}.{name}" if where else name)
 
 
 def _merge(
@@ -337,12 +339,18 @@ def _set(settings: dict[str, Any], path: str, value: Any) -> None:
 
 def _default(config_class: type[Any], path: str) -> Any:
     first, _, rest = path.partition(".")
-    field = next(field for field in fields(config_class) if field.name == first)
-    if rest and field.default is MISSING and field.default_factory is MISSING:
-        return _default(typing.get_type_hints(config_class)[first], rest)
-    value = field.default if field.default is not MISSING else None
-    if field.default_factory is not MISSING:
-        value = field.default_factory()
+    value = field_default(next(field for field in fields(config_class) if field.name == first))
+    if value is MISSING:
+        return _default(typing.get_type_hints(config_class)[first], rest) if rest else None
     for part in rest.split(".") if rest else ():
         value = getattr(value, part)
     return value
+
+
+def _takes_list(config_class: type[Any], path: str) -> bool:
+    """Whether the setting at `path` may be a list; elsewhere a bracket is part of a name."""
+    *parents, last = path.split(".")
+    for part in parents:
+        config_class = typing.get_type_hints(config_class)[part]
+    allowed = typing.get_args(typing.get_type_hints(config_class)[last])
+    return any((typing.get_origin(kind) or kind) in (tuple, list) for kind in allowed)
