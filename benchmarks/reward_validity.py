@@ -30,10 +30,11 @@ from numpy.typing import NDArray
 from reward_versions import ATTACKS, SECONDS, WRONG, Case, make_cases
 
 from jamgym.benchmark.statistics import Interval, bootstrap, mean_interval
-from jamgym.config import create_from_spec, parse_yaml, spec_name
+from jamgym.config import parse_yaml
 from jamgym.corpora.band import BandCorpus
 from jamgym.registry import codecs, rewards
 from jamgym.reward import RewardModel, WindowPlan, Windows
+from jamgym.specs import create_from_spec, spec_name
 from jamgym_rewards.beat import beat_f_measure
 from jamgym_rewards.note_in_chord import note_in_chord
 from jamgym_rewards.validation import auc

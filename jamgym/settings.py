@@ -11,7 +11,6 @@ import numpy as np
 from jamgym.actions import ACTION_MODES
 from jamgym.codec import Codec
 from jamgym.conditions import Conditions
-from jamgym.config import create_from_spec
 from jamgym.corpus import INSTRUMENTS, SPLITS, Corpus
 from jamgym.episode import EpisodeSource
 from jamgym.errors import ConfigError, nearest, unknown_name_message
@@ -21,6 +20,7 @@ from jamgym.playback import PlaybackRule
 from jamgym.registry import Registry, codecs, corpora, rewards
 from jamgym.reward import RewardModel
 from jamgym.simulation import Simulation
+from jamgym.specs import create_from_spec
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from jamgym import registry
 from jamgym.checkpoint import load_tensors, save_tensors
-from jamgym.config import config_from_mapping, create_from_spec
+from jamgym.config import config_from_mapping
 from jamgym.files import atomic_path
 from jamgym.run import Run
+from jamgym.specs import create_from_spec
 from jamgym_rewards.coherence import CoherenceReward
 from jamgym_rewards.features import SAMPLE_RATE
 from jamgym_rewards.training import CoherenceTrainingConfig, as_notes, part_calibrations

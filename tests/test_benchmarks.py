@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from jamgym.config import create_from_spec
 from jamgym.registry import rewards
+from jamgym.specs import create_from_spec
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.sampling import Sampling
 from jamgym_agents.streaming import StreamingDecoder

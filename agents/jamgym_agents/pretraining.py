@@ -134,7 +134,7 @@ def first_decoder(
 def _pretrain(config: PretrainConfig, run: Run, workers: Workers) -> dict[str, float]:
     from jamgym import registry
     from jamgym.checkpoint import load_state, save_state
-    from jamgym.config import create_from_spec
+    from jamgym.specs import create_from_spec
     from jamgym_agents.checkpoint import save_decoder
 
     codec = create_from_spec(registry.codecs, config.codec)

@@ -17,7 +17,6 @@ from jamgym.benchmark.runner import check_distinct
 from jamgym.benchmark.statistics import RESAMPLES
 from jamgym.benchmark.table import markdown, rich_table, sentences
 from jamgym.codec import Codec
-from jamgym.config import create_from_spec, split_spec
 from jamgym.corpus import Split
 from jamgym.episode import EpisodeSource
 from jamgym.errors import ConfigError
@@ -27,6 +26,7 @@ from jamgym.policy import Policy
 from jamgym.registry import codecs, corpora, policies, rewards
 from jamgym.reward import RewardModel
 from jamgym.reward_learning import freeze
+from jamgym.specs import create_from_spec, split_spec
 from jamgym.vector_env import AccompanimentVectorEnv
 
 if TYPE_CHECKING:

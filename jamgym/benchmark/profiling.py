@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from jamgym.benchmark.call_times import CallTimes, fit_cost, plain_table, rows, sentences, summarise
 from jamgym.benchmark.table import ORACLE, markdown_grid
 from jamgym.codec import Codec
-from jamgym.config import create_from_spec, spec_name
 from jamgym.corpus import Split
 from jamgym.episode import Episode, EpisodeSource
 from jamgym.errors import ConfigError
@@ -27,6 +26,7 @@ from jamgym.latency import CostLatency
 from jamgym.latency_trace import write_trace
 from jamgym.policy import Policy
 from jamgym.registry import codecs, corpora, policies
+from jamgym.specs import create_from_spec, spec_name
 from jamgym.timing import Timing
 from jamgym.vector_env import AccompanimentVectorEnv
 

@@ -264,7 +264,7 @@ def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
     from jamgym.checkpoint import load_state, save_state
     from jamgym.codecs.quality import codec_quality
     from jamgym.codecs.spectral import SpectralCodec
-    from jamgym.config import create_from_spec
+    from jamgym.specs import create_from_spec
 
     rate_hz, hop = config.architecture.sample_rate, config.architecture.hop
     torch.manual_seed(config.seed)

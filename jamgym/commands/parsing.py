@@ -2,7 +2,7 @@
 
 jsonargparse builds the options and the help from the settings' dataclass and its docstring. Plug-ins
 have arguments that the dataclass does not know (``--corpus stems --corpus.path DIR``); those are taken
-out of the command line first and become a spec (see `jamgym.config`).
+out of the command line first and become a spec (see `jamgym.specs`).
 """
 
 from __future__ import annotations
@@ -16,19 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from jamgym import registry
-from jamgym.config import (
-    check_known,
-    check_spec,
-    config_from_mapping,
-    convert,
-    field_default,
-    parse_argument,
-    parse_yaml,
-    read_yaml,
-    split_spec,
-)
+from jamgym.config import check_known, config_from_mapping, convert, field_default, parse_yaml, read_yaml
 from jamgym.errors import ConfigError, nearest, unknown_name_message
 from jamgym.registry import Registry
+from jamgym.specs import check_spec, parse_argument, split_spec
 
 #: Singular name of a setting to the registry that its values are looked up in.
 REGISTRIES: dict[str, Registry] = {

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from jamgym.config import check_spec, create_from_spec, spec_name
 from jamgym.errors import ConfigError, PluginError
 from jamgym.registry import rewards
 from jamgym.reward import RewardModel, Windows, check_scores
 from jamgym.scoring import check_reward
+from jamgym.specs import check_spec, create_from_spec, spec_name
 from jamgym.toys import ToyCorpus
 
 _SAMPLE_RATE = 16_000

@@ -9,9 +9,9 @@ from typing import Any
 
 from jamgym.audio import audio_info
 from jamgym.benchmark.file_scores import FileScores, score_files
-from jamgym.config import create_from_spec
 from jamgym.files import atomic_path, plain
 from jamgym.registry import rewards
+from jamgym.specs import create_from_spec
 
 
 @dataclass(frozen=True)

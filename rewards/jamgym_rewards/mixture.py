@@ -27,13 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jamgym.codec import Codec
-from jamgym.config import create_from_spec
 from jamgym.errors import ConfigError
 from jamgym.record import EpisodeRecord
 from jamgym.registry import rewards as registry
 from jamgym.reward import RewardModel, Windows, check_scores
 from jamgym.reward_learning import learn_from, learns, load_reward_state, reward_state
 from jamgym.scoring import check_reward
+from jamgym.specs import create_from_spec
 
 #: Windows that are seen before scores are standardised.
 WARM_UP = 64

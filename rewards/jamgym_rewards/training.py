@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from jamgym import registry
 from jamgym.checkpoint import load_state, save_state
 from jamgym.codec import Codec
-from jamgym.config import Spec, create_from_spec, spec_name
 from jamgym.corpus import Corpus, Split
 from jamgym.errors import ConfigError, CorpusError
 from jamgym.files import atomic_path
 from jamgym.ranges import check_above_zero, check_at_least
+from jamgym.specs import Spec, create_from_spec, spec_name
 from jamgym_rewards.coherence import CoherenceReward, calibration_key
 from jamgym_rewards.discriminative import DiscriminativeReward
 from jamgym_rewards.features import SAMPLE_RATE, Analysis, FeatureSpec, prepare

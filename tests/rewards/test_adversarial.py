@@ -183,7 +183,7 @@ def test_it_starts_from_the_checkpoint_of_a_run(tmp_path):
 
 
 def test_settings_come_from_yaml_like_specs():
-    from jamgym.config import create_from_spec
+    from jamgym.specs import create_from_spec
 
     spec = {"name": "adversarial", "schedule": {"every": 2}, "learning": {"label_smoothing": 0.1}}
     made = create_from_spec(rewards, spec)

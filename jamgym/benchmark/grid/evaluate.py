@@ -29,12 +29,12 @@ from jamgym.benchmark.grid.plots import plot_grid
 from jamgym.benchmark.grid.report import markdown, report
 from jamgym.benchmark.grid.results import GridResults
 from jamgym.benchmark.runner import decode_played, play, score
-from jamgym.config import create_from_spec
 from jamgym.episode import Episode, EpisodeSource
 from jamgym.errors import ConfigError
 from jamgym.policy import Policy
 from jamgym.registry import policies
 from jamgym.reward import RewardModel
+from jamgym.specs import create_from_spec
 
 if TYPE_CHECKING:
     from jamgym.run import Run
