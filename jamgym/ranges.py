@@ -10,7 +10,7 @@ from jamgym.errors import ConfigError
 
 
 def check_at_least(settings: Any, least: Mapping[str, float]) -> None:
-    """Refuse attributes of `settings` below their least value; None stands for "not set" and passes.
+    """Refuse attributes of `settings` below their least value, or not finite; None stands for "not set" and passes.
 
     Raises:
         ConfigError: Names the attribute, its value and the least one.
@@ -18,12 +18,12 @@ def check_at_least(settings: Any, least: Mapping[str, float]) -> None:
     >>> from types import SimpleNamespace
     >>> check_at_least(SimpleNamespace(songs=None, steps=-3), {"songs": 1, "steps": 0})
     Traceback (most recent call last):
-    jamgym.errors.ConfigError: steps is -3; it must be at least 0.
+    jamgym.errors.ConfigError: steps is -3; it must be at least 0, and finite.
     """
     for name, low in least.items():
         value = getattr(settings, name)
-        if value is not None and not value >= low:
-            raise ConfigError(f"{name} is {value}; it must be at least {low}.")
+        if value is not None and not low <= value < math.inf:
+            raise ConfigError(f"{name} is {value}; it must be at least {low}, and finite.")
 
 
 def check_above_zero(settings: Any, names: Iterable[str]) -> None:
@@ -35,7 +35,7 @@ def check_above_zero(settings: Any, names: Iterable[str]) -> None:
     for name in names:
         value = getattr(settings, name)
         if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"{name} is {value}; it must be above 0.")
+            raise ConfigError(f"{name} is {value}; it must be above 0, and finite.")
 
 
 def check_shares(settings: Any, names: Iterable[str]) -> None:

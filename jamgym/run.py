@@ -143,7 +143,7 @@ class Run:
             step: Non-negative step number; also the x axis in TensorBoard.
             metrics: Name to number. Use "group/name" to group. Non-finite values are kept as null.
         """
-        self._keep_settings()
+        self.keep_settings()
         values = {name: float(value) for name, value in metrics.items()}
         line = json.dumps({"step": int(step), **plain(values)})
         try:
@@ -166,14 +166,27 @@ class Run:
     def add_audio(self, step: int, tag: str, audio: ArrayLike, sample_rate: int) -> None:
         """Show mono `audio` `(S,)` in [-1, 1] in TensorBoard; louder samples are clipped."""
         mono = _mono(audio, tag)
-        self._keep_settings()
+        self.keep_settings()
         self._tensorboard().add_audio(tag, mono[None], int(step), sample_rate=int(sample_rate))
+
+    def keep_settings(self) -> None:
+        """Write the settings of a resumed run, once: a program that has something to write has accepted them.
+
+        Called by everything that writes here; call it before a checkpoint, which does not go through the run.
+        """
+        if self._part_of is not None:
+            self._part_of.keep_settings()
+        if self._settings_due:
+            if self._settings_before is not None:
+                self._write_yaml("config.before_resume.yaml", self._settings_before)
+            self._write_settings()
+            self._settings_due = False
 
     def write_json(self, name: str, obj: Any) -> Path:
         """Write `obj` as JSON under `name` in the folder, atomically; returns the path."""
         text = json.dumps(plain(obj), indent=2) + "\n"
         if name not in _FIRST_FILES:
-            self._keep_settings()
+            self.keep_settings()
         return self._write_text(name, text)
 
     def write_audio(self, name: str, audio: ArrayLike, sample_rate: int) -> Path:
@@ -182,7 +195,7 @@ class Run:
 
         mono = _mono(audio, name)
         target = self._inside(name)
-        self._keep_settings()
+        self.keep_settings()
         with atomic_path(target) as path:
             try:
                 soundfile.write(str(path), mono, int(sample_rate), format="WAV", subtype="PCM_16")
@@ -222,7 +235,7 @@ class Run:
         self._bars.close()
         if kind is None:
             self._close_writer()
-            self._keep_settings()
+            self.keep_settings()
             self._write_status("stopped" if self.stop_requested else "finished")
             return
         # The first error is the one to show, not a second one from a full disk.
@@ -265,16 +278,6 @@ class Run:
             lines = [json.dumps(line) + "\n" for line in read_metrics(self.metrics_path)]
             with atomic_path(self.metrics_path) as path:
                 path.write_text("".join(lines), encoding="utf-8")
-
-    def _keep_settings(self) -> None:
-        """Write the settings of a resumed run, once: a program that has something to write has accepted them."""
-        if self._part_of is not None:
-            self._part_of._keep_settings()
-        if self._settings_due:
-            if self._settings_before is not None:
-                self._write_yaml("config.before_resume.yaml", self._settings_before)
-            self._write_settings()
-            self._settings_due = False
 
     def _write_settings(self) -> None:
         self._write_yaml("config.yaml", self.config)

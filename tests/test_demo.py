@@ -13,7 +13,7 @@ from jamgym.commands import demo
 from jamgym.commands.demo import DemoConfig
 from jamgym.commands.parsing import parse
 from jamgym.config import config_from_mapping, read_yaml
-from jamgym.errors import ConfigError
+from jamgym.errors import CheckpointError, ConfigError
 from jamgym.files import plain
 from jamgym.run import Run
 
@@ -180,6 +180,20 @@ def test_a_resumed_demo_keeps_its_settings_once_its_training_has_accepted_them(t
     for folder in (tmp_path / "r", tmp_path / "r" / "finetune"):
         kept = read_yaml(folder / "config.yaml")
         assert kept.get("finetune", kept)["max_minutes"] == (2.0 if accepted else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [({"checkpoints": ("missing.safetensors",)}, CheckpointError), ({"metrics": ("judge", "judge")}, ConfigError)],
+)
+def test_what_cannot_be_evaluated_is_refused_before_the_training(tmp_path, monkeypatch, changes, error):
+    monkeypatch.setattr(demo, "finetune", lambda *_: pytest.fail("it was trained"))
+    config = DemoConfig(evaluation=replace(DemoConfig().evaluation, **changes))
+    with (
+        Run.create(tmp_path / "r", command="demo", config=asdict(config), seed=0, quiet=True) as run,
+        pytest.raises(error),
+    ):
+        demo.run_demo(config, run)
 
 
 def test_the_demo_has_one_seed_and_its_own_policies():

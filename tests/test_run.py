@@ -94,8 +94,9 @@ def test_a_resume_that_fails_before_it_writes_leaves_config_and_versions(tmp_pat
         lambda run: run.write_json("cells/a.json", {}),
         lambda run: run.write_audio("x.wav", np.zeros(8), 8000),
         lambda run: run.add_audio(1, "x", np.zeros(8), 8000),
+        lambda run: run.keep_settings(),
     ],
-    ids=["log", "json", "audio", "tensorboard"],
+    ids=["log", "json", "audio", "tensorboard", "checkpoint"],
 )
 def test_the_settings_of_a_resume_are_kept_with_the_first_thing_it_writes(tmp_path, write):
     make(tmp_path / "r")

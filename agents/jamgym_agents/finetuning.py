@@ -291,8 +291,9 @@ def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
     path = run.folder / "checkpoint.safetensors"
     expect = {"kind": _KIND, "codec": codec.version}
     state = load_state(path, expect=expect) if path.exists() else None
-    # A run goes on without the decoder that it started from, which may be gone by now.
-    model = make_model(config, env, None if state is None else DecoderConfig(**state["architecture"]))
+    # A run goes on without the decoder that it started from, which may be gone by now. Older checkpoints need it.
+    architecture = None if state is None else state.get("architecture")
+    model = make_model(config, env, None if architecture is None else DecoderConfig(**architecture))
     scores: list[float] = []
     if state is not None:
         model.policy.decoder.load_state_dict(state["decoder"])
@@ -307,6 +308,7 @@ def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
         run.truncate(model.rollouts)
 
     def save() -> None:
+        run.keep_settings()
         save_state(
             path,
             {

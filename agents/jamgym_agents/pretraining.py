@@ -157,6 +157,7 @@ def _pretrain(config: PretrainConfig, run: Run, workers: Workers) -> dict[str, f
 
     def save(step: int) -> None:
         if workers.rank == 0:
+            run.keep_settings()
             save_state(path, learner.state(step), identity)
 
     saved, busy, done, validated = time.monotonic(), 0.0, first, -1

@@ -154,17 +154,10 @@ def evaluate(config: EvaluationConfig, run: Run) -> dict[str, float]:
         from jamgym.benchmark.grid.evaluate import evaluate_grid
 
         return evaluate_grid(config, run)
-    source = make_source(config)
-
-    def make() -> AccompanimentVectorEnv:
-        return make_env(config, source, config.t_f, config.k)
-
-    make()  # Impossible timing is refused before the songs are encoded.
-    metrics = make_metrics(config)
-    players = make_policies(config, source.codec, source)
+    source, metrics, players = prepare(config)
     comparison = compare(
         players,
-        make,
+        lambda: make_env(config, source, config.t_f, config.k),
         source.fixed(config.episodes, config.seed),
         metrics,
         run,
@@ -178,6 +171,19 @@ def evaluate(config: EvaluationConfig, run: Run) -> dict[str, float]:
         for label in comparison.labels
         for measure in (*comparison.metrics, "late_frames")
     }
+
+
+def prepare(config: EvaluationConfig) -> tuple[EpisodeSource, list[RewardModel], dict[str, Policy]]:
+    """Return episodes, metrics and policies; refuses what cannot be evaluated before any song is encoded.
+
+    Raises:
+        LookaheadError: t_f cannot be played live and `allow_lookahead` is not set.
+        ConfigError: A name or setting is wrong.
+        CheckpointError: A checkpoint is missing, damaged or of another codec.
+    """
+    source = make_source(config)
+    make_env(config, source, config.t_f, config.k)
+    return source, make_metrics(config), make_policies(config, source.codec, source)
 
 
 def make_source(config: EvaluationConfig) -> EpisodeSource:

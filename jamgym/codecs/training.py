@@ -289,6 +289,7 @@ def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
 
     def save(step: int) -> None:
         check_weights(network, step)
+        run.keep_settings()
         state = {
             "network": network.state_dict(),
             "architecture": asdict(config.architecture),

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jamgym.benchmark.evaluation import EvaluationConfig, evaluate
+from jamgym.benchmark.evaluation import EvaluationConfig, evaluate, prepare
 from jamgym.corpus import INSTRUMENTS
 from jamgym.errors import ConfigError
 from jamgym.files import atomic_path
@@ -90,6 +90,16 @@ def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:
     """Fine-tune, evaluate, and write the report; returns the evaluation's figures."""
     tuning = replace(config.finetune, seed=config.seed)
     folder = run.folder / "finetune"
+    before = {"name": "decoder", "label": "mle", "checkpoint": tuning.checkpoint}
+    after = {"name": "decoder", "label": "ppo", "checkpoint": str(folder / "decoder.safetensors")}
+    evaluation = replace(
+        config.evaluation,
+        policies=("silence", "random_stem", before, after, "truth"),
+        seed=config.seed,
+        **{name: getattr(tuning, name) for name in SHARED},
+    )
+    # What cannot be evaluated is refused now, not after the training; all but the decoder that is still to come.
+    prepare(replace(evaluation, policies=("silence", "random_stem", before, "truth")))
     part = Run.create(
         folder,
         command="finetune",
@@ -104,14 +114,6 @@ def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:
     if part.stop_requested:
         run.stop_requested = True
         return learnt
-    before = {"name": "decoder", "label": "mle", "checkpoint": tuning.checkpoint}
-    after = {"name": "decoder", "label": "ppo", "checkpoint": str(folder / "decoder.safetensors")}
-    evaluation = replace(
-        config.evaluation,
-        policies=("silence", "random_stem", before, after, "truth"),
-        seed=config.seed,
-        **{name: getattr(tuning, name) for name in SHARED},
-    )
     figures = evaluate(evaluation, run)
     text = (run.folder / "report.txt").read_text(encoding="utf-8")
     differences = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))["paired_differences"]

@@ -225,6 +225,7 @@ def _train(config: CoherenceTrainingConfig, run: Run) -> dict[str, float]:
             "step": step,
             "seconds": time.monotonic() - began,
         }
+        run.keep_settings()
         save_state(path, state, identity)
 
     network.train()

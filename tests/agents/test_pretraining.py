@@ -261,6 +261,22 @@ def test_an_average_may_start_in_the_middle_of_a_run():
         assert torch.equal(after.result.state_dict()[name], value)
 
 
+def test_a_run_goes_on_with_another_decay_and_keeps_its_settings_with_the_checkpoint(tmp_path, monkeypatch):
+    config = replace(CONFIG, steps=4, validation_t_f=(0,))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", fail_at=2, monkeypatch=monkeypatch, config=config)
+    learner = Learner.create(tiny_decoder(0), replace(config, weight_decay=0.75))
+    learner.restore(load_state(tmp_path / "run/checkpoint.safetensors"))
+    groups = [group for optimizer in learner.optimizers.values() for group in optimizer.param_groups]
+    assert sorted({group["weight_decay"] for group in groups}) == [0.0, 0.75]
+    # Steps 2 and 3 log nothing, but they write checkpoints.
+    kept = []
+    monkeypatch.setattr(Run, "keep_settings", lambda self: kept.append(self._settings_due))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", resume=True, fail_at=1, monkeypatch=monkeypatch, config=config)
+    assert kept == [True]
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_every_weight_has_one_optimizer_and_vectors_do_not_decay(optimizer):
     decoder = tiny_decoder(0)

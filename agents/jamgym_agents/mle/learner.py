@@ -99,7 +99,10 @@ class Learner:
         """Take over a `state`; return its number of steps."""
         self.decoder.load_state_dict(state["decoder"])
         for name, optimizer in self.optimizers.items():
+            decays = [group["weight_decay"] for group in optimizer.param_groups]
             optimizer.load_state_dict(state["optimizers"][name])
+            for group, decay in zip(optimizer.param_groups, decays, strict=True):
+                group["weight_decay"] = decay  # that of the checkpoint may be another one
         if self.average is not None:
             if "average" in state:
                 self.average.load_state_dict(state["average"])

@@ -197,12 +197,15 @@ def _plan(
 
 def _digest_of(network: Any) -> str:
     """Return a hash of a network's weights; "" of a policy that has none."""
-    found = hashlib.sha256()
-    if network is None:
+    import torch
+
+    if not isinstance(network, torch.nn.Module):
         return ""
+    found = hashlib.sha256()
     for name, value in network.state_dict().items():
         found.update(name.encode())
-        found.update(value.cpu().numpy().tobytes())
+        # As bytes: numpy has no bfloat16.
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jamgym.benchmark.evaluation import EvaluationConfig, GridConfig, evaluate
-from jamgym.benchmark.grid.evaluate import make_players
+from jamgym.benchmark.grid.evaluate import _digest_of, make_players
 from jamgym.commands.parsing import parse
 from jamgym.errors import ConfigError, JamgymError, LookaheadError
 from jamgym.run import Run
@@ -174,6 +174,16 @@ def test_a_network_that_comes_with_a_package_is_known_by_its_weights(make_run, m
     monkeypatch.setattr(Trained, "seed_of_weights", 1)
     with pytest.raises(ConfigError, match="another setting of policy"):
         evaluate(mine, make_run(resume=True))
+
+
+def test_networks_are_known_by_every_weight():
+    network = torch.nn.Linear(2, 2).bfloat16()
+    found = _digest_of(network)
+    assert found == _digest_of(network) and len(found) == 16
+    with torch.no_grad():
+        network.bias[1] += 1
+    assert _digest_of(network) != found
+    assert _digest_of("no network") == _digest_of(None) == ""
 
 
 def test_checkpoints_are_seeds_of_one_method(make_run, tmp_path):
