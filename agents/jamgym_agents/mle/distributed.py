@@ -6,6 +6,7 @@ processor (gloo), gradients over the device (NCCL on CUDA).
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -108,6 +109,8 @@ def join_workers(device: str) -> Iterator[Workers]:
         # torchrun may end the others as soon as one leaves, and process 0 may still be writing.
         workers.wait()
     finally:
+        # A wrapped model is part of a cycle. One that outlives its group may abort the process at its end.
+        gc.collect()
         distributed.destroy_process_group()
 
 
