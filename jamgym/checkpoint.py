@@ -145,6 +145,18 @@ def check_metadata(path: Path | str, found: Mapping[str, str], expect: Mapping[s
         )
 
 
+def differing_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return in words how the architecture `found` differs from `wanted`, in what both of them say; "" if nowhere.
+
+    >>> differing_settings({"layers": 3, "dim": 32}, {"layers": 2, "dim": 32, "heads": 4})
+    'layers 3 where architecture says 2'
+    """
+    pairs = {key: (found[key], value) for key, value in wanted.items() if key in found}
+    return ", ".join(
+        f"{key} {there} where architecture says {asked}" for key, (there, asked) in pairs.items() if there != asked
+    )
+
+
 def _open(path: Path | str, device: str) -> Any:
     from safetensors import SafetensorError, safe_open
 

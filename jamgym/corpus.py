@@ -148,6 +148,16 @@ class Pair:
     truth: Truth | None
 
 
+def sample_rate_difference(corpus: Corpus, wanted: int, user: str) -> str:
+    """Return a sentence that says what to give a corpus whose rate `user` cannot use; "" if it can."""
+    if corpus.sample_rate == wanted:
+        return ""
+    return (
+        f"Corpus {corpus.name!r} is at {corpus.sample_rate} Hz but {user} needs {wanted} Hz. "
+        f"Give the corpus sample_rate={wanted}."
+    )
+
+
 def active(audio: NDArray[np.float32], sample_rate: int, threshold_db: float = -60.0) -> NDArray[np.bool_]:
     """Return per 20 ms block `(S // block,)` whether its RMS is above `threshold_db` dBFS."""
     block = sample_rate // 50

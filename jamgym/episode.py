@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jamgym.codec import Codec, Codes
-from jamgym.corpus import Corpus, Pair, Split, Truth, active, instrument_index, make_pair
+from jamgym.corpus import Corpus, Pair, Split, Truth, active, instrument_index, make_pair, sample_rate_difference
 from jamgym.errors import ConfigError, CorpusError
 
 
@@ -94,11 +94,8 @@ class EpisodeSource:
         cache_songs: int = 512,
         max_songs: int | None = None,
     ) -> None:
-        if corpus.sample_rate != codec.sample_rate:
-            raise ConfigError(
-                f"Corpus {corpus.name!r} is at {corpus.sample_rate} Hz but codec {codec.name!r} needs "
-                f"{codec.sample_rate} Hz. Give the corpus sample_rate={codec.sample_rate}."
-            )
+        if text := sample_rate_difference(corpus, codec.sample_rate, f"codec {codec.name!r}"):
+            raise ConfigError(text)
         if frames < 1:
             raise ConfigError(f"frames is {frames}; an episode needs at least 1 frame.")
         if max_songs is not None and max_songs < 1:

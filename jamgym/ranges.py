@@ -1,4 +1,4 @@
-"""Checks of numbers in settings, with one wording."""
+"""Checks of numbers in settings and in training, with one wording."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jamgym.errors import ConfigError
+from jamgym.errors import ConfigError, JamgymError
 
 
 def check_at_least(settings: Any, least: Mapping[str, float]) -> None:
@@ -48,3 +48,12 @@ def check_shares(settings: Any, names: Iterable[str]) -> None:
         value = getattr(settings, name)
         if not 0 <= value <= 1:
             raise ConfigError(f"{name} is {value}; it must be from 0 to 1.")
+
+
+def check_finite(step: int, loss: float, norm: float) -> None:
+    """Raise `JamgymError` for a loss or a gradient norm after which the weights would be NaN."""
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise JamgymError(
+            f"The gradient of step {step} has norm {norm} at loss {loss}. The last checkpoint is intact; resume it "
+            "with a lower learning_rate, or with bf16 off."
+        )

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from jamgym.corpus import INSTRUMENTS
 from jamgym.errors import ConfigError
+from jamgym.ranges import check_at_least
 from jamgym_agents.attention import Angles, Block, rotary_angles
 from jamgym_agents.lookahead import Lookahead, LookaheadHead
 from jamgym_agents.visibility import attention_masks, visible_frames
@@ -63,8 +64,7 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         """Refuse sizes that no network can have, and a window that does not hold the sinks."""
         names = ("num_codebooks", "cardinality", "latent_dim", "dim", "layers", "heads", "kv_heads", "depth_dim")
-        if small := [name for name in names if getattr(self, name) < 1]:
-            raise ConfigError(f"{small[0]} is {getattr(self, small[0])}; the decoder needs at least 1.")
+        check_at_least(self, dict.fromkeys(names, 1))
         if self.dim % (2 * self.heads):
             raise ConfigError(
                 f"dim is {self.dim} and heads {self.heads}; dim must be a multiple of 2 * heads = {2 * self.heads}, "

@@ -7,7 +7,6 @@ measured from the first validation on: the loss with the true input against that
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jamgym.checkpoint import differing_settings
 from jamgym.codec import Codec
 from jamgym.corpus import Corpus, Split
-from jamgym.errors import ConfigError, JamgymError
+from jamgym.errors import ConfigError
+from jamgym.ranges import check_finite
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.mle.batch import StepInputs, draw_step, dropout_seed
 from jamgym_agents.mle.distributed import Workers, join_workers
@@ -98,9 +99,8 @@ def check_same_architecture(path: Path | str, found: DecoderConfig, wanted: Deco
     if wanted == DecoderConfig():
         return
     own = {"num_codebooks", "cardinality", "latent_dim"}
-    pairs = {key: (getattr(found, key), value) for key, value in asdict(wanted).items() if key not in own}
-    if differing := {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}:
-        text = ", ".join(f"{key} {there} where architecture says {asked}" for key, (there, asked) in differing.items())
+    asked = {key: value for key, value in asdict(wanted).items() if key not in own}
+    if text := differing_settings(asdict(found), asked):
         raise ConfigError(
             f"{path} has {text}. Training goes on with the network that is there: leave architecture out, or start "
             "from random weights in a new run folder, with init_from: null."
@@ -175,11 +175,7 @@ def _pretrain(config: PretrainConfig, run: Run, workers: Workers) -> dict[str, f
             stop, *sums = workers.sum([float(run.stop_requested), *torch.stack(list(shares.values())).tolist()])
             figures = dict(zip(shares, sums, strict=True))
             loss = float(np.mean([value for name, value in figures.items() if name.startswith("codebook_")]))
-            if not math.isfinite(norm):
-                raise JamgymError(
-                    f"The gradient of step {step} has norm {norm} at loss {loss}. The last checkpoint is intact; "
-                    "resume it with a lower learning_rate, or with bf16 off."
-                )
+            check_finite(step, loss, norm)
             run.stop_requested = run.stop_requested or stop > 0
             busy += time.monotonic() - started
             speed = config.batch * config.frames * (done - first) / busy

@@ -23,6 +23,7 @@ from jamgym.errors import ConfigError
 from jamgym.files import atomic_path
 from jamgym.playback import Backlog, LatePolicy, Salvage
 from jamgym.policy import Policy
+from jamgym.ranges import check_at_least
 from jamgym.registry import codecs, corpora, policies, rewards
 from jamgym.reward import RewardModel
 from jamgym.reward_learning import freeze
@@ -127,12 +128,8 @@ class EvaluationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("k", "frames", "episodes", "envs", "resamples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("save_audio", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0.")
+        check_at_least(self, dict.fromkeys(("k", "frames", "episodes", "envs", "resamples"), 1))
+        check_at_least(self, dict.fromkeys(("save_audio", "seed"), 0))
         if not self.policies and not self.checkpoints:
             raise ConfigError("policies is empty; name at least one, such as [silence, decoder, truth].")
 

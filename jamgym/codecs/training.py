@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jamgym.checkpoint import differing_settings
 from jamgym.codecs.spectral_network import SpectralConfig, SpectralNetwork
 from jamgym.codecs.tones import tone_targets
-from jamgym.corpus import Corpus
+from jamgym.corpus import Corpus, sample_rate_difference
 from jamgym.errors import CheckpointError, ConfigError, CorpusError, JamgymError
-from jamgym.ranges import check_at_least
+from jamgym.ranges import check_at_least, check_finite
 
 if TYPE_CHECKING:
     from jamgym.run import Run
@@ -188,21 +189,10 @@ def check_same_architecture(path: Path | str, found: Mapping[str, Any], wanted: 
     Raises:
         ConfigError: A setting differs; the message names all that do.
     """
-    pairs = {key: (found[key], value) for key, value in asdict(wanted).items() if key in found}
-    if differing := {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}:
-        text = ", ".join(f"{key} {there} where architecture says {asked}" for key, (there, asked) in differing.items())
+    if text := differing_settings(found, asdict(wanted)):
         raise ConfigError(
             f"{path} has {text}. Training goes on with the network that is there: give the architecture that it has, "
             "or start from random weights in a new run folder, with init_from: null."
-        )
-
-
-def check_finite(step: int, loss: float, norm: float) -> None:
-    """Raise `JamgymError` for a loss or a gradient norm after which the weights would be NaN."""
-    if not math.isfinite(loss) or not math.isfinite(norm):
-        raise JamgymError(
-            f"The gradient of step {step} has norm {norm} at loss {loss}. The last checkpoint is intact; resume it "
-            "with a lower learning_rate, or with bf16 off."
         )
 
 
@@ -269,11 +259,8 @@ def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
     rate_hz, hop = config.architecture.sample_rate, config.architecture.hop
     torch.manual_seed(config.seed)
     corpus = create_from_spec(registry.corpora, config.corpus, {"sample_rate": rate_hz})
-    if corpus.sample_rate != rate_hz:
-        raise CorpusError(
-            f"Corpus {corpus.name!r} is at {corpus.sample_rate} Hz but the architecture needs {rate_hz} Hz. Give the "
-            f"corpus sample_rate={rate_hz}."
-        )
+    if text := sample_rate_difference(corpus, rate_hz, "the architecture"):
+        raise CorpusError(text)
     path, first = run.folder / "checkpoint.safetensors", 0
     state = load_state(path, expect={"kind": "train-codec"}) if path.exists() else None
     network = first_network(config, path, state)

@@ -40,9 +40,9 @@ def input_use(
     """
     device = decoder.vectors.device
     check_two_songs(batch)
-    others = np.array([_other_song(batch.song, row) for row in range(len(batch.song))])
     result: dict[str, list[np.ndarray]] = {"true": [], "root": []}
     if other:
+        others = np.array([_other_song(batch.song, row) for row in range(len(batch.song))])
         result["other"] = []
     for start in range(0, len(batch.song), rows):
         part = batch.rows(slice(start, start + rows)).to(device)

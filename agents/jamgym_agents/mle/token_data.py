@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from jamgym.checkpoint import load_tensors, save_tensors
 from jamgym.codec import Codec
-from jamgym.corpus import Corpus, Song, Split, active, instrument_index
+from jamgym.corpus import Corpus, Song, Split, active, instrument_index, sample_rate_difference
 from jamgym.errors import CorpusError
 
 #: Bumped whenever labels or layout change.
@@ -159,11 +159,8 @@ def load_tokens(
         folder: Cache folder; None uses `cache_folder()`.
         advance: Called after each song, for progress bars.
     """
-    if corpus.sample_rate != codec.sample_rate:
-        raise CorpusError(
-            f"Corpus {corpus.name!r} is at {corpus.sample_rate} Hz but codec {codec.name!r} needs {codec.sample_rate} "
-            f"Hz. Give the corpus sample_rate={codec.sample_rate}."
-        )
+    if text := sample_rate_difference(corpus, codec.sample_rate, f"codec {codec.name!r}"):
+        raise CorpusError(text)
     ids = list(corpus.song_ids(split))[:songs]
     if not ids:
         raise CorpusError(f"Corpus {corpus.name!r} has no songs in split {split!r}.")
