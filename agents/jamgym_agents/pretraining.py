@@ -217,7 +217,14 @@ def _load_data(config: PretrainConfig, corpus: Corpus, codec: Codec, run: Run, w
     for split, songs in sizes.items():
         total = len(list(corpus.song_ids(split))[:songs])
         with run.progress(total, f"encoding {split} songs") as progress:
-            data[split] = load_tokens(corpus, codec, split, songs, advance=lambda: progress.advance(1))
+            data[split] = load_tokens(
+                corpus,
+                codec,
+                split,
+                songs,
+                advance=lambda: progress.advance(1),
+                processes=config.encode_processes,
+            )
     if workers.rank == 0:
         workers.wait()
     return data

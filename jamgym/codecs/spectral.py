@@ -21,13 +21,13 @@ from torch import Tensor
 
 from jamgym.codec import Audio, Codes
 from jamgym.codecs.spectral_network import SpectralConfig, SpectralNetwork
-from jamgym.errors import AudioError, CheckpointError
+from jamgym.errors import AudioError, CheckpointError, ConfigError
 
 
 def _reset(state: list[Tensor] | None, rows: NDArray[np.bool_] | None) -> list[Tensor] | None:
     if state is None or rows is None:
         return None
-    keep = torch.from_numpy(~np.asarray(rows, dtype=bool))
+    keep = torch.from_numpy(~np.asarray(rows, dtype=bool)).to(state[0].device)
     # where, not a product: a NaN of the old stream must not survive as 0 * NaN.
     return [torch.where(keep.reshape(-1, *[1] * (t.dim() - 1)), t, torch.zeros_like(t)) for t in state]
 
@@ -46,7 +46,7 @@ class _Streams:
         if rows is None:
             result, self._state = network(block, self._state)
             return result
-        index = torch.from_numpy(np.asarray(rows, dtype=np.int64))
+        index = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(block.device)
         part = None if self._state is None else [tensor[index] for tensor in self._state]
         result, moved = network(block, part)
         if self._state is None:
@@ -64,7 +64,7 @@ class _StreamingEncoder(_Streams):
         if tensor.shape[1] == 0:
             return np.zeros((len(tensor), 0, self._codec.num_codebooks), np.int16)
         latents = self._advance(network.encoder, tensor, rows)
-        return network.quantizer.encode(latents).numpy().astype(np.int16)
+        return network.quantizer.encode(latents).cpu().numpy().astype(np.int16)
 
 
 class _StreamingDecoder(_Streams):
@@ -74,7 +74,7 @@ class _StreamingDecoder(_Streams):
         tensor = self._codec.check_codes(codes, self._batch if rows is None else len(rows))
         if tensor.shape[1] == 0:
             return np.zeros((len(tensor), 0), np.float32)
-        return self._advance(network.decoder, network.quantizer.decode(tensor), rows).numpy()
+        return self._advance(network.decoder, network.quantizer.decode(tensor), rows).cpu().numpy()
 
 
 class SpectralCodec:
@@ -82,9 +82,12 @@ class SpectralCodec:
 
     Args:
         weights: A file written by `save`; None loads the shipped weights.
+        device: Where the network computes, such as "cuda". Audio and codes stay arrays in memory, and a few codes in
+            ten thousand may differ between devices.
 
     Raises:
         CheckpointError: The file is damaged or holds another architecture.
+        ConfigError: There is no such device.
 
     Example:
         >>> import numpy as np
@@ -97,7 +100,7 @@ class SpectralCodec:
     lookahead_samples = 0
     decoder_lookahead_samples = 0
 
-    def __init__(self, weights: str | Path | None = None) -> None:
+    def __init__(self, weights: str | Path | None = None, device: str = "cpu") -> None:
         from jamgym.checkpoint import load_tensors
 
         if weights is None:
@@ -124,7 +127,7 @@ class SpectralCodec:
             raise CheckpointError(
                 f"{source} does not fit codec 'spectral': missing {missing[:3]}, unexpected {unexpected[:3]}."
             )
-        self._adopt(network)
+        self._adopt(network, device)
 
     @classmethod
     def from_network(cls, network: SpectralNetwork) -> SpectralCodec:
@@ -135,8 +138,15 @@ class SpectralCodec:
         codec._adopt(copy)
         return codec
 
-    def _adopt(self, network: SpectralNetwork) -> None:
-        self.network = network.eval().requires_grad_(False)
+    def _adopt(self, network: SpectralNetwork, device: str = "cpu") -> None:
+        try:
+            self.device = torch.device(device)
+            self.network = network.eval().requires_grad_(False).to(self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(
+                f"Codec 'spectral' cannot use device {device!r}: {str(error).splitlines()[0]} Valid are 'cpu' and, "
+                "with a GPU that torch finds, 'cuda'."
+            ) from error
         config = network.config
         self.sample_rate, self.hop_samples = config.sample_rate, config.hop
         self.num_codebooks, self.cardinality = config.num_codebooks, config.cardinality
@@ -150,7 +160,7 @@ class SpectralCodec:
 
     def _weights(self) -> dict[str, Tensor]:
         state = self.network.state_dict()
-        return {key: value.half().contiguous() for key, value in state.items() if ".cluster_" not in f".{key}"}
+        return {key: value.half().cpu().contiguous() for key, value in state.items() if ".cluster_" not in f".{key}"}
 
     def save(self, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
         """Write the weights in half precision, with `metadata` as JSON beside the architecture."""
@@ -169,7 +179,7 @@ class SpectralCodec:
     @property
     def codebook_vectors(self) -> NDArray[np.float32]:
         """The entries `(Q, V, D)`; a frame's latent is the sum of its Q entries."""
-        return self.network.quantizer.codebooks.numpy()
+        return self.network.quantizer.codebooks.cpu().numpy()
 
     def check_audio(self, audio: Audio, batch: int | None = None) -> Tensor:
         """Return `audio` `(N, S)` as a tensor, or raise `AudioError`."""
@@ -181,7 +191,7 @@ class SpectralCodec:
             )
         if not np.isfinite(array).all():
             raise AudioError("Audio holds NaN or infinite samples; replace them before encoding.")
-        return torch.tensor(array)
+        return torch.tensor(array, device=self.device)
 
     def check_codes(self, codes: Codes, batch: int | None = None) -> Tensor:
         """Return `codes` `(N, T, Q)` as an int64 tensor, or raise `AudioError`."""
@@ -195,7 +205,7 @@ class SpectralCodec:
             )
         if array.size and (array.min() < 0 or array.max() >= self.cardinality):
             raise AudioError(f"Codes run from {array.min()} to {array.max()}; valid is 0 to {self.cardinality - 1}.")
-        return torch.from_numpy(array.astype(np.int64))
+        return torch.from_numpy(array.astype(np.int64)).to(self.device)
 
     @torch.inference_mode()
     def encode(self, audio: Audio) -> Codes:
@@ -204,7 +214,7 @@ class SpectralCodec:
         if tensor.shape[1] == 0:
             return np.zeros((len(tensor), 0, self.num_codebooks), np.int16)
         latents, _ = self.network.encoder(tensor)
-        return self.network.quantizer.encode(latents).numpy().astype(np.int16)
+        return self.network.quantizer.encode(latents).cpu().numpy().astype(np.int16)
 
     @torch.inference_mode()
     def decode(self, codes: Codes) -> Audio:
@@ -213,7 +223,7 @@ class SpectralCodec:
         if tensor.shape[1] == 0:
             return np.zeros((len(tensor), 0), np.float32)
         audio, _ = self.network.decoder(self.network.quantizer.decode(tensor))
-        return audio.numpy()
+        return audio.cpu().numpy()
 
     def encoder(self, batch: int) -> _StreamingEncoder:
         """Return a streaming encoder for `batch` streams."""

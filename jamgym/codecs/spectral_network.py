@@ -201,7 +201,7 @@ class OscillatorBank(nn.Module):
             before: `(B, tones)` amplitudes at the start of the first one.
             first: `(B,)` number of the first sub-frame since the stream began, float64.
         """
-        number = first.unsqueeze(1) + torch.arange(levels.shape[1], dtype=torch.float64)
+        number = first.unsqueeze(1) + torch.arange(levels.shape[1], dtype=torch.float64, device=first.device)
         phase = (2 * torch.pi * ((number.unsqueeze(2) * self.cycles + self.offset) % 1)).float()
         start = torch.cat([before.unsqueeze(1), levels[:, :-1]], dim=1)
         sin, cos = phase.sin(), phase.cos()
@@ -246,7 +246,7 @@ class SpectralDecoder(nn.Module):
         x = self.split(x).reshape(batch, 4 * frames, self.config.fine_channels)
         x, fine_state = self.fine(x, None if state is None else state[blocks:-3])
         if state is None:
-            before, first = x.new_zeros(batch, self.bank.tones), torch.zeros(batch, dtype=torch.float64)
+            before, first = x.new_zeros(batch, self.bank.tones), x.new_zeros(batch, dtype=torch.float64)
         else:
             before, first = state[-2], state[-1]
         levels = torch.exp(self.levels(x).float().clamp(max=0.0))

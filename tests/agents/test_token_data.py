@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from jamgym.errors import CorpusError
+from jamgym.errors import ConfigError, CorpusError
 from jamgym.testing import ToyCodec, ToyCorpus
-from jamgym_agents.mle.token_data import NO_CHORD, encode_song, frame_chroma, load_tokens
+from jamgym_agents.mle.encoding import NO_CHORD, encode_song, encode_songs, frame_chroma
+from jamgym_agents.mle.token_data import load_tokens
 
 
 class Counting(ToyCorpus):
@@ -66,3 +67,17 @@ def test_chroma_of_a_tone_and_of_silence():
     chroma = frame_chroma(np.sin(2 * np.pi * 440 * time).astype(np.float32), 16_000, 640)
     assert chroma.shape == (25, 12) and (chroma[5:20].argmax(1) == 9).all() and (chroma[5:20, 9] > 200).all()
     assert (frame_chroma(np.zeros(16_000, dtype=np.float32), 16_000, 640) == 0).all()
+
+
+def test_several_processes_encode_the_same_in_the_same_order(tmp_path):
+    songs = ToyCorpus(songs=6, seconds=2.0)
+    one = load_tokens(songs, ToyCodec(), "train", folder=tmp_path / "one")
+    two = load_tokens(songs, ToyCodec(), "train", folder=tmp_path / "two", processes=2)
+    assert all(np.array_equal(getattr(one, name), getattr(two, name)) for name in vars(one))
+
+
+def test_what_cannot_be_copied_is_encoded_in_one_process():
+    codec = ToyCodec()
+    codec.lock = lambda: None  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="encode_processes: 1"):
+        list(encode_songs(corpus(), codec, ["train-0000"], 2))

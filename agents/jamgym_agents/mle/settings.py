@@ -17,6 +17,7 @@ OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 _LEAST = {
     "songs": 1,
     "validation_songs": 2,  # one song's loss is compared with another's input
+    "encode_processes": 1,
     "frames": 2,
     "steps": 0,
     "batch": 1,
@@ -42,6 +43,8 @@ class PretrainConfig:
         codec: Codec name, or a mapping with `name` and its arguments.
         songs: Training songs; None uses all.
         validation_songs: Validation songs.
+        encode_processes: Processes that encode the songs, the first time they are used; each has one thread and a
+            copy of corpus and codec.
         frames: Frames per training sequence.
         steps: Optimiser steps.
         batch: Sequences per step, over all processes.
@@ -76,6 +79,7 @@ class PretrainConfig:
     codec: str | dict[str, Any] = "spectral"
     songs: int | None = 500
     validation_songs: int = 48
+    encode_processes: int = 1
     frames: int = 250
     steps: int = 800
     batch: int = 16

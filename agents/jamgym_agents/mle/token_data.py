@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from jamgym.checkpoint import load_tensors, save_tensors
 from jamgym.codec import Codec
-from jamgym.corpus import Corpus, Song, Split, active, instrument_index, sample_rate_difference
+from jamgym.corpus import Corpus, Split, sample_rate_difference
 from jamgym.errors import CorpusError
+from jamgym_agents.mle.encoding import encode_songs
 
 #: Bumped whenever labels or layout change.
 LABEL_VERSION = "1"
-#: Root class of a frame without a known chord.
-NO_CHORD = 12
 
 
 @dataclass(frozen=True)
@@ -91,50 +90,6 @@ class TokenBatch:
         return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
-def frame_chroma(audio: NDArray[np.float32], sample_rate: int, hop: int, size: int = 4096) -> NDArray[np.uint8]:
-    """Return `(T, 12)` chroma shares (of 255) of windows centred on each frame of `(S,)` audio."""
-    frames, size = len(audio) // hop, max(size, hop)
-    padded = np.pad(audio[: frames * hop], (size // 2 - hop // 2, size // 2))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop][:frames]
-    magnitude = np.abs(np.fft.rfft(windows * np.hanning(size).astype(np.float32), axis=1)).astype(np.float32)
-    frequencies = np.fft.rfftfreq(size, 1.0 / sample_rate)
-    used = (frequencies >= 40.0) & (frequencies <= 2000.0)
-    classes = np.round(12 * np.log2(frequencies[used] / 440.0) + 9).astype(int) % 12
-    power = magnitude[:, used] ** 2 @ np.eye(12, dtype=np.float32)[classes]
-    total = power.sum(1, keepdims=True)
-    loud = total > 1e-2
-    return np.where(loud, np.round(255 * power / np.maximum(total, 1e-9)), 0).astype(np.uint8)
-
-
-def encode_song(song: Song, codec: Codec, min_active: float = 0.5) -> list[dict[str, NDArray]]:
-    """Encode every stem of `song` that may be a target; returns one mapping of arrays per pair."""
-    targets = [s for s in song.stems if active(s.audio, song.sample_rate).mean() >= min_active]
-    if len(song.stems) < 2 or not targets:
-        return []
-    hop = codec.hop_samples
-    samples = len(song.stems[0].audio) // hop * hop
-    mix = np.asarray(np.sum([stem.audio for stem in song.stems], axis=0, dtype=np.float32))
-    audio = [mix[:samples] - stem.audio[:samples] for stem in targets] + [stem.audio[:samples] for stem in targets]
-    codes = codec.encode(np.stack(audio))
-    frames = codes.shape[1]
-    root = np.full(frames, NO_CHORD, dtype=np.int8)
-    if song.truth is not None:
-        index = song.truth.chord_index((np.arange(frames) + 0.5) * hop / song.sample_rate)
-        root = np.where(index >= 0, song.truth.chord_roots[index], NO_CHORD).astype(np.int8)
-    pairs = []
-    for number, stem in enumerate(targets):
-        pairs.append(
-            {
-                "heard": codes[number],
-                "target": codes[len(targets) + number],
-                "root": root,
-                "chroma": frame_chroma(stem.audio[:samples], song.sample_rate, hop),
-                "instrument": np.array([instrument_index(stem.instrument)]),
-            }
-        )
-    return pairs
-
-
 def cache_folder() -> Path:
     """Return the folder for derived data: $JAMGYM_CACHE, else the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -148,6 +103,7 @@ def load_tokens(
     songs: int | None = None,
     folder: Path | None = None,
     advance: Callable[[], None] | None = None,
+    processes: int = 1,
 ) -> TokenSet:
     """Return the token set of the first `songs` songs of `split`, from disk if it was made before.
 
@@ -158,6 +114,7 @@ def load_tokens(
         songs: None uses all.
         folder: Cache folder; None uses `cache_folder()`.
         advance: Called after each song, for progress bars.
+        processes: That encode, if it was not made before.
     """
     if text := sample_rate_difference(corpus, codec.sample_rate, f"codec {codec.name!r}"):
         raise CorpusError(text)
@@ -171,8 +128,7 @@ def load_tokens(
         tensors, _ = load_tensors(path)
         return TokenSet(**{name: tensor.numpy() for name, tensor in tensors.items()})
     pairs, numbers = [], []
-    for number, song_id in enumerate(ids):
-        made = encode_song(corpus.load(song_id), codec)
+    for number, made in enumerate(encode_songs(corpus, codec, ids, processes)):
         pairs += made
         numbers += [number] * len(made)
         if advance is not None:
