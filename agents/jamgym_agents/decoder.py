@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from jamgym.corpus import INSTRUMENTS
 from jamgym.errors import ConfigError
 from jamgym.ranges import check_at_least
+from jamgym_agents.aligned import AlignedInput
 from jamgym_agents.attention import Angles, Block, rotary_angles
 from jamgym_agents.lookahead import Lookahead, LookaheadHead
 from jamgym_agents.visibility import attention_masks, visible_frames
@@ -46,6 +47,8 @@ class DecoderConfig:
         window: Frames of either stream that a frame can look back on, itself included, so that memory and cost of
             an endless stream are bounded; at most what training has shown. None reaches back to the start.
         sinks: First frames of either stream that always stay in sight.
+        aligned_frames: Input frames, from the one that sounds with it on, that an output frame is given directly where
+            they are visible, beside what attention finds; 0 gives none.
     """
 
     num_codebooks: int = 4
@@ -60,11 +63,12 @@ class DecoderConfig:
     lookahead_frames: int = 0
     window: int | None = 250
     sinks: int = 4
+    aligned_frames: int = 0
 
     def __post_init__(self) -> None:
         """Refuse sizes that no network can have, and a window that does not hold the sinks."""
         names = ("num_codebooks", "cardinality", "latent_dim", "dim", "layers", "heads", "kv_heads", "depth_dim")
-        check_at_least(self, dict.fromkeys(names, 1))
+        check_at_least(self, {**dict.fromkeys(names, 1), "aligned_frames": 0})
         if self.dim % (2 * self.heads):
             raise ConfigError(
                 f"dim is {self.dim} and heads {self.heads}; dim must be a multiple of 2 * heads = {2 * self.heads}, "
@@ -157,10 +161,13 @@ class AccompanimentDecoder(nn.Module):
         self.root_head = nn.Linear(config.dim, ROOT_CLASSES)
         self.chroma_head = nn.Linear(config.dim, 12)
         self.input_root_head = nn.Linear(config.dim, ROOT_CLASSES)
-        # The last one, so that it changes no initial weight of the others.
+        # The last ones, so that they change no initial weight of the others.
         self.lookahead: LookaheadHead | None = None
         if config.lookahead_frames > 0:
             self.lookahead = LookaheadHead(config.dim, config.cardinality, config.lookahead_frames)
+        self.aligned: AlignedInput | None = None
+        if config.aligned_frames > 0:
+            self.aligned = AlignedInput(config.latent_dim, config.dim, config.aligned_frames)
 
     @property
     def head_dim(self) -> int:
@@ -202,9 +209,13 @@ class AccompanimentDecoder(nn.Module):
         """
         frames = input_codes.shape[1]
         played = self.embed_played(output_codes[:, :-1], instrument, history_hidden)
-        x = torch.cat([self.embed_heard(input_codes), self.embed_start(instrument), played], dim=1)
+        output = torch.cat([self.embed_start(instrument), played], dim=1)
+        visible = visible_frames(frames, t_f, k, exist)
+        if self.aligned is not None:
+            output = output + self.aligned.whole(self.latents(input_codes).sum(-2), visible)
+        x = torch.cat([self.embed_heard(input_codes), output], dim=1)
         window, sinks = self.config.window, self.config.sinks
-        masks = attention_masks(visible_frames(frames, t_f, k, exist), window, sinks)
+        masks = attention_masks(visible, window, sinks)
         # Once for each stream.
         angles = self.angles(torch.arange(frames, device=x.device).repeat(2), frames)
         for block in self.blocks:

@@ -54,6 +54,7 @@ class DecoderState:
         last: `(B, Q)` codes of the last played frame.
         window: Frames that a frame can look back on; None keeps everything.
         sinks: First frames of either stream that are kept.
+        codes: `(B, capacity, Q)` of the heard frames, in the slots of their keys, if the decoder needs them.
         longest: Most frames that were written at once so far.
     """
 
@@ -65,6 +66,7 @@ class DecoderState:
     last: Tensor
     window: int | None
     sinks: int
+    codes: Tensor | None = None
     longest: int = 0
 
     @classmethod
@@ -81,6 +83,9 @@ class DecoderState:
             last=torch.zeros(batch, config.num_codebooks, dtype=torch.int64, device=device),
             window=config.window,
             sinks=config.sinks,
+            codes=torch.zeros(batch, capacity, config.num_codebooks, dtype=torch.int64, device=device)
+            if config.aligned_frames
+            else None,
         )
 
     @property
@@ -120,6 +125,7 @@ class DecoderState:
         keys, values = (
             torch.nn.functional.pad(part, (0, 0, 0, 2 * (capacity - old))) for part in (self.keys, self.values)
         )
+        codes = None if self.codes is None else torch.nn.functional.pad(self.codes, (0, 0, 0, capacity - old))
         if written > old:
             # The ring has turned, and in a longer ring the same frames have other places.
             for stream, count in ((HEARD, self.heard), (PLAYED, self.played)):
@@ -130,7 +136,22 @@ class DecoderState:
                 slots = slice(stream, 2 * frames.shape[1], 2)
                 keys[:, :, :, slots] = self.keys.gather(3, index)
                 values[:, :, :, slots] = self.values.gather(3, index)
-        self.keys, self.values = keys, values
+                if stream == HEARD and codes is not None and self.codes is not None:
+                    places = (source // 2).unsqueeze(-1).expand(-1, -1, codes.shape[2])
+                    codes[:, : frames.shape[1]] = self.codes.gather(1, places)
+        self.keys, self.values, self.codes = keys, values, codes
+
+    def keep_codes(self, frames: Tensor, codes: Tensor) -> None:
+        """Store `codes` `(B, M, Q)` of the heard `frames` `(B, M)`, if the decoder needs them."""
+        if self.codes is not None:
+            slots = slots_of(frames, self.capacity, self.sinks).unsqueeze(-1).expand_as(codes)
+            self.codes.scatter_(1, slots, codes)
+
+    def codes_of(self, frames: Tensor) -> Tensor:
+        """Return the codes `(B, ..., Q)` of the heard `frames` `(B, ...)`; of those not yet heard, any."""
+        assert self.codes is not None
+        rows = torch.arange(len(frames), device=frames.device).view(-1, *[1] * (frames.dim() - 1))
+        return self.codes[rows, slots_of(frames, self.capacity, self.sinks).clamp_max(self.capacity - 1)]
 
     def rows_of(self, frames: Tensor, stream: int) -> Tensor:
         """Return where keys of `frames` `(B, M)` of `stream` go: rows `(B, G, M)` of a block's memory `(rows, h)`."""

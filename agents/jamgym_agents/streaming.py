@@ -108,6 +108,7 @@ class StreamingDecoder:
             return
         positions = state.heard.unsqueeze(1) + torch.arange(newest, device=codes.device)
         extent = state.make_room(newest, HEARD)
+        state.keep_codes(positions, codes[:, :newest])
         self._run(self.decoder.embed_heard(codes[:, :newest]), self._look(positions, state, HEARD, extent), state)
         # What lies beyond a row's count was written too; the count hides it until it is overwritten.
         state.heard += count
@@ -123,12 +124,15 @@ class StreamingDecoder:
         extent = state.make_room(k, PLAYED)
         positions = state.played.unsqueeze(1) + torch.arange(k, device=state.played.device)
         view = self._look(positions, state, PLAYED, extent)
+        aligned = self._aligned(positions, state)
         codes, log_probs, first = [], [], None
         for index in range(k):
             x = decoder.embed_played(state.last.unsqueeze(1), state.instrument)
             if index == 0:
                 start = (state.played == 0).view(-1, 1, 1)
                 x = torch.where(start, decoder.embed_start(state.instrument), x)
+            if aligned is not None:
+                x = x + aligned[:, index : index + 1]
             hidden = decoder.norm(self._run(x, view.frame(index), state))[:, 0]
             first = hidden if first is None else first
             state.last, scores = draw_frame(decoder, hidden, sampling, generator)
@@ -163,6 +167,8 @@ class StreamingDecoder:
             positions = first.unsqueeze(1) + torch.arange(1, longest, device=first.device)
             extent = state.make_room(longest, PLAYED)
             x = self.decoder.embed_played(played[:, : longest - 1], state.instrument)
+            if (aligned := self._aligned(positions, state)) is not None:
+                x = x + aligned
             self._run(x, self._look(positions, state, PLAYED, extent), state)
 
     def cut(self, state: DecoderState, chunk: Chunk, size: Tensor) -> None:
@@ -170,6 +176,15 @@ class StreamingDecoder:
         frames = chunk.codes.shape[1]
         state.played = state.played - (frames - size)
         state.last = chunk.codes.gather(1, (size - 1).view(-1, 1, 1).expand(-1, 1, chunk.codes.shape[2]))[:, 0]
+
+    def _aligned(self, positions: Tensor, state: DecoderState) -> Tensor | None:
+        """Return what output frames at `positions` `(B, M)` are given of the input beside them, `(B, M, C)`."""
+        module = self.decoder.aligned
+        if module is None:
+            return None
+        places = module.places(positions)
+        latents = self.decoder.latents(state.codes_of(places)).sum(-2)
+        return module(latents, places < state.heard.view(-1, 1, 1))
 
     def _look(self, positions: Tensor, state: DecoderState, stream: int, extent: int) -> _View:
         """Return the view of new frames of `stream` at consecutive `positions` `(B, M)`.

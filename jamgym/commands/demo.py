@@ -34,7 +34,7 @@ def _recipe() -> FinetuneConfig:
         rollouts=30,
         max_minutes=6.0,
         kl_reference=0.0,
-        kl_teacher=0.5,
+        kl_teacher=0.2,
         critic_warm_up=1,
     )
 

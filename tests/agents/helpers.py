@@ -31,6 +31,8 @@ def tiny_decoder(seed: int = 0, sharpness: float = 4.0, **settings: Any) -> Acco
             block.qkv.weight *= 3.0
         for head in decoder.depth.head:
             head.weight *= sharpness
+        if decoder.aligned is not None:
+            decoder.aligned.project.weight.normal_(std=0.5)
     return decoder
 
 

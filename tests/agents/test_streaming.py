@@ -71,8 +71,9 @@ def teacher_forced(decoder, heard, played, instrument, t_f, k, sampling):
 @pytest.mark.parametrize("late", [0.0, 0.2])
 @pytest.mark.parametrize("t_f", [-25, -7, 0, 3, 25])
 @pytest.mark.parametrize("k", [1, 4, 5, 25])
-def test_streaming_equals_teacher_forcing(t_f, k, late):
-    decoder = tiny_decoder()
+@pytest.mark.parametrize("aligned", [0, 3])
+def test_streaming_equals_teacher_forcing(t_f, k, late, aligned):
+    decoder = tiny_decoder(aligned_frames=aligned)
     torch.manual_seed(2)
     heard = torch.randint(0, 16, (3, FRAMES, 2))
     sampling = Sampling()
@@ -94,9 +95,10 @@ def test_streaming_equals_teacher_forcing(t_f, k, late):
     late=st.sampled_from([0.0, 0.3]),
     capacity=st.integers(1, 40),
     seed=st.integers(0, 2**20),
+    aligned=st.integers(0, 4),
 )
-def test_streaming_equals_teacher_forcing_with_any_window(t_f, k, window, sinks, delays, late, capacity, seed):
-    decoder = tiny_decoder(window=window and max(window, sinks + 1), sinks=sinks)
+def test_streaming_equals_teacher_forcing_with_any_window(t_f, k, window, sinks, delays, late, capacity, seed, aligned):
+    decoder = tiny_decoder(window=window and max(window, sinks + 1), sinks=sinks, aligned_frames=aligned)
     heard = torch.randint(0, 16, (len(delays), FRAMES, 2), generator=torch.Generator().manual_seed(seed))
     sampling = Sampling()
     delays = [delay - min(delays) for delay in delays]

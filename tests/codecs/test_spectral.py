@@ -5,7 +5,7 @@ import torch
 from jamgym.checkpoint import save_tensors
 from jamgym.codecs.spectral import SpectralCodec
 from jamgym.codecs.spectral_network import SpectralConfig, SpectralNetwork
-from jamgym.errors import AudioError, CheckpointError
+from jamgym.errors import AudioError, CheckpointError, ConfigError
 from jamgym.testing import CodecConformance
 
 TINY = SpectralConfig(
@@ -210,3 +210,8 @@ def test_bad_files(codec, tmp_path):
     save_tensors(path, tensors, {**metadata, "architecture": narrow["architecture"]})
     with pytest.raises(CheckpointError, match="does not fit"):
         SpectralCodec(path)
+
+
+def test_a_device_that_is_not_there():
+    with pytest.raises(ConfigError, match="cannot use device 'nowhere'.*'cpu'"):
+        SpectralCodec(device="nowhere")

@@ -1,0 +1,44 @@
+"""The input that sounds together with an output frame, given to its position directly.
+
+Attention finds it too, but has to learn where to look among inputs of which another part is visible for every (t_f, k).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class AlignedInput(nn.Module):
+    """Embeds, for each output frame n, the input frames n to n + A - 1, as far as its call may use them.
+
+    It starts at 0, so that a network begins as it would without.
+
+    Args:
+        latent_dim: D, of the codec.
+        dim: Width C.
+        frames: A.
+    """
+
+    def __init__(self, latent_dim: int, dim: int, frames: int) -> None:
+        super().__init__()
+        self.frames = frames
+        self.project = nn.Linear(frames * (latent_dim + 1), dim, bias=False)
+        nn.init.zeros_(self.project.weight)
+
+    def places(self, positions: Tensor) -> Tensor:
+        """Return the input frames `(..., A)` that belong to output frames at `positions` `(...)`."""
+        return positions.unsqueeze(-1) + torch.arange(self.frames, device=positions.device)
+
+    def forward(self, latents: Tensor, seen: Tensor) -> Tensor:
+        """Return `(B, M, C)` for `latents` `(B, M, A, D)`, of which mask `seen` `(B, M, A)` may be used."""
+        shown = seen.unsqueeze(-1).to(latents.dtype)
+        # where, not a product: what is hidden must not be seen even if it is not finite.
+        return self.project(torch.cat([torch.where(seen.unsqueeze(-1), latents, 0.0), shown], dim=-1).flatten(2))
+
+    def whole(self, latents: Tensor, visible: Tensor) -> Tensor:
+        """Return `(B, T, C)` for all T frames of `latents` `(B, T, D)`, given `visible_frames` `(B, T)`."""
+        frames = latents.shape[1]
+        windows = F.pad(latents, (0, 0, 0, self.frames - 1)).unfold(1, self.frames, 1).transpose(2, 3)
+        return self(windows, self.places(torch.arange(frames, device=latents.device)) < visible.unsqueeze(-1))
