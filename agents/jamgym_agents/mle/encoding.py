@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -98,6 +99,8 @@ _TOOLS: list[tuple[Corpus, Codec]] = []
 
 
 def _begin(tools: bytes) -> None:
+    # Ctrl-C reaches all processes of a terminal; the one that was started decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     _TOOLS.append(pickle.loads(tools))
 
