@@ -178,13 +178,17 @@ class AccompanimentDecoder(nn.Module):
         """Return per-level entries `(..., Q, D)` of codes `(..., Q)`."""
         return torch.stack([self.vectors[q][codes[..., q]] for q in range(self.config.num_codebooks)], dim=-2)
 
+    def frame_latents(self, codes: Tensor) -> Tensor:
+        """Return the codec's latent vectors `(..., D)` of frames `(..., Q)`: the sums of their entries."""
+        return self.latents(codes).sum(-2)
+
     def embed_heard(self, codes: Tensor) -> Tensor:
         """Embed input frames `(B, T, Q)` as `(B, T, C)`."""
-        return self.embed_input(self.latents(codes).sum(-2)) + self.stream[0]
+        return self.embed_input(self.frame_latents(codes)) + self.stream[0]
 
     def embed_played(self, codes: Tensor, instrument: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Embed played frames `(B, T, Q)` as `(B, T, C)`; frames in mask `hidden` `(B, T)` show nothing."""
-        x = self.embed_output(self.latents(codes).sum(-2))
+        x = self.embed_output(self.frame_latents(codes))
         if hidden is not None:
             x = torch.where(hidden.unsqueeze(-1), self.hidden_frame.to(x.dtype), x)
         return x + self.stream[1] + self.instrument(instrument).unsqueeze(1)
@@ -212,7 +216,7 @@ class AccompanimentDecoder(nn.Module):
         output = torch.cat([self.embed_start(instrument), played], dim=1)
         visible = visible_frames(frames, t_f, k, exist)
         if self.aligned is not None:
-            output = output + self.aligned.whole(self.latents(input_codes).sum(-2), visible)
+            output = output + self.aligned.whole(self.frame_latents(input_codes), visible)
         x = torch.cat([self.embed_heard(input_codes), output], dim=1)
         window, sinks = self.config.window, self.config.sinks
         masks = attention_masks(visible, window, sinks)

@@ -151,7 +151,7 @@ class DecoderState:
         """Return the codes `(B, ..., Q)` of the heard `frames` `(B, ...)`; of those not yet heard, any."""
         assert self.codes is not None
         rows = torch.arange(len(frames), device=frames.device).view(-1, *[1] * (frames.dim() - 1))
-        return self.codes[rows, slots_of(frames, self.capacity, self.sinks).clamp_max(self.capacity - 1)]
+        return self.codes[rows, slots_of(frames, self.capacity, self.sinks)]
 
     def rows_of(self, frames: Tensor, stream: int) -> Tensor:
         """Return where keys of `frames` `(B, M)` of `stream` go: rows `(B, G, M)` of a block's memory `(rows, h)`."""

@@ -183,7 +183,7 @@ class StreamingDecoder:
         if module is None:
             return None
         places = module.places(positions)
-        latents = self.decoder.latents(state.codes_of(places)).sum(-2)
+        latents = self.decoder.frame_latents(state.codes_of(places))
         return module(latents, places < state.heard.view(-1, 1, 1))
 
     def _look(self, positions: Tensor, state: DecoderState, stream: int, extent: int) -> _View:

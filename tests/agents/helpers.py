@@ -14,9 +14,26 @@ from jamgym.wrappers.sb3 import JamgymSB3VecEnv
 from jamgym_agents.checkpoint import new_decoder, save_decoder
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.finetuning import FinetuneConfig
+from jamgym_agents.mle.settings import PretrainConfig
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
 
 TINY = DecoderConfig(latent_dim=8, dim=32, layers=2, heads=2, kv_heads=1, depth_dim=32, dropout=0.1)
+PRETRAIN = PretrainConfig(
+    corpus={"name": "jamgym.toys:ToyCorpus", "songs": 3, "seconds": 2.0},
+    codec="jamgym.toys:ToyCodec",
+    validation_songs=2,
+    frames=30,
+    steps=30,
+    batch=4,
+    learning_rate=3e-3,
+    warm_up=3,
+    t_f_low=-10,
+    t_f_high=10,
+    bf16=False,
+    validate_every=10,
+    checkpoint_minutes=0.0,
+    architecture=TINY,
+)
 
 
 def tiny_decoder(seed: int = 0, sharpness: float = 4.0, **settings: Any) -> AccompanimentDecoder:

@@ -1,5 +1,7 @@
 """What must hold on a GPU too; skipped where torch finds none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,31 +10,16 @@ from jamgym.checkpoint import load_state
 from jamgym.codecs.spectral import SpectralCodec
 from jamgym.corpora.band import BandCorpus
 from jamgym.run import Run
-from jamgym_agents.decoder import DecoderConfig
-from jamgym_agents.mle.settings import PretrainConfig
 from jamgym_agents.pretraining import pretrain
 from jamgym_agents.sampling import Sampling, transform
 from jamgym_agents.streaming import StreamingDecoder
 
-from .helpers import TINY, tiny_decoder
+from .helpers import PRETRAIN, TINY, tiny_decoder
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 
-CONFIG = PretrainConfig(
-    corpus={"name": "jamgym.toys:ToyCorpus", "songs": 3, "seconds": 2.0},
-    codec="jamgym.toys:ToyCodec",
-    validation_songs=2,
-    frames=30,
-    steps=20,
-    batch=4,
-    learning_rate=3e-3,
-    warm_up=3,
-    t_f_low=-10,
-    t_f_high=10,
-    bf16=False,
-    validate_every=10,
-    architecture=DecoderConfig(**{**vars(TINY), "dropout": 0.0}),
-)
+# Without dropout, which draws other masks on another device.
+CONFIG = replace(PRETRAIN, steps=20, architecture=replace(TINY, dropout=0.0))
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +28,8 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 def train(folder, resume=False, **settings):
-    config = PretrainConfig(**{**vars(CONFIG), **settings})
     with Run.create(folder, command="pretrain", config={}, seed=0, resume=resume, quiet=True) as run:
-        return pretrain(config, run)
+        return pretrain(replace(CONFIG, **settings), run)
 
 
 def test_training_follows_the_processor_step_by_step(tmp_path):

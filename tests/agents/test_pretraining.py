@@ -23,26 +23,10 @@ from jamgym_agents.mle.learner import Learner, make_optimizers
 from jamgym_agents.mle.settings import PretrainConfig, learning_rate
 from jamgym_agents.pretraining import check_same_architecture, pretrain
 
+from .helpers import PRETRAIN as CONFIG
 from .helpers import TINY, tiny_decoder
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "pretrain"
-
-CONFIG = PretrainConfig(
-    corpus={"name": "jamgym.toys:ToyCorpus", "songs": 3, "seconds": 2.0},
-    codec="jamgym.toys:ToyCodec",
-    validation_songs=2,
-    frames=30,
-    steps=30,
-    batch=4,
-    learning_rate=3e-3,
-    warm_up=3,
-    t_f_low=-10,
-    t_f_high=10,
-    bf16=False,
-    validate_every=10,
-    checkpoint_minutes=0.0,
-    architecture=TINY,
-)
 
 
 @pytest.fixture(autouse=True)

@@ -78,6 +78,6 @@ def test_several_processes_encode_the_same_in_the_same_order(tmp_path):
 
 def test_what_cannot_be_copied_is_encoded_in_one_process():
     codec = ToyCodec()
-    codec.lock = lambda: None  # type: ignore[attr-defined]
+    codec.lock = lambda: None
     with pytest.raises(ConfigError, match="encode_processes: 1"):
         list(encode_songs(corpus(), codec, ["train-0000"], 2))
