@@ -39,6 +39,7 @@ class DecoderPolicy:
         temperature: Of the sampling.
         top_k: Of the sampling; 0 keeps all.
         top_p: Of the sampling; 1 keeps all.
+        guidance: Of the sampling; above 1, what is heard counts for more.
         name: Label for tables.
     """
 
@@ -56,6 +57,7 @@ class DecoderPolicy:
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
+        guidance: float = 1.0,
         name: str = "decoder",
     ) -> None:
         self.name = name
@@ -63,7 +65,7 @@ class DecoderPolicy:
         #: Frames per call of the environment; `k` may be less for a peek at the next state.
         self.chunk = k
         self.decoder = load_decoder(checkpoint, codec) if decoder is None else decoder
-        self.sampling = Sampling(temperature, top_k, top_p)
+        self.sampling = Sampling(temperature, top_k, top_p, guidance)
         self._stream = StreamingDecoder(self.decoder)
         self._generator = torch.Generator().manual_seed(seed)
         self._state: DecoderState | None = None
@@ -72,9 +74,9 @@ class DecoderPolicy:
     def reset(self, rows: NDArray[np.bool_], episodes: Sequence[Episode] | None = None) -> None:
         """Forget the past of the rows in mask `rows` `(N,)`."""
         mask = torch.as_tensor(np.asarray(rows, dtype=bool))
-        if self._state is None or len(self._state.last) != len(mask):
-            self._state = self._stream.initial_state(len(mask))
-        self._state.reset(mask, self._state.instrument)
+        if self._state is None or self._state.streams != len(mask):
+            self._state = self._stream.initial_state(len(mask), self.sampling.guided)
+        self._state.reset(mask, self._state.instrument[: len(mask)])
 
     def act(self, observation: Mapping[str, NDArray[Any]]) -> Codes:
         """Return codes `(N, k, Q)` for a batch of observations of mode "new"."""
@@ -88,7 +90,7 @@ class DecoderPolicy:
         """
         self._check(observation)
         count = len(observation["heard"])
-        if self._state is None or len(self._state.last) != count:
+        if self._state is None or self._state.streams != count:
             self.reset(np.ones(count, dtype=bool))
         state = self._state
         assert state is not None

@@ -56,6 +56,8 @@ class DecoderState:
         sinks: First frames of either stream that are kept.
         codes: `(B, capacity, Q)` of the heard frames, in the slots of their keys, if the decoder needs them.
         longest: Most frames that were written at once so far.
+        guided: The rows are twice as many as there are streams: behind those of the streams, one for each that plays
+            the same and hears nothing.
     """
 
     keys: Tensor
@@ -68,10 +70,14 @@ class DecoderState:
     sinks: int
     codes: Tensor | None = None
     longest: int = 0
+    guided: bool = False
 
     @classmethod
-    def empty(cls, config: DecoderConfig, batch: int, capacity: int, device: torch.device) -> DecoderState:
-        """Return the state of `batch` rows that have heard and played nothing."""
+    def empty(
+        cls, config: DecoderConfig, batch: int, capacity: int, device: torch.device, guided: bool = False
+    ) -> DecoderState:
+        """Return the state of `batch` streams that have heard and played nothing."""
+        batch = 2 * batch if guided else batch
         capacity = max(capacity, config.sinks + 1)
         shape = (config.layers, batch, config.kv_heads, 2 * capacity, config.dim // config.heads)
         return cls(
@@ -86,7 +92,17 @@ class DecoderState:
             codes=torch.zeros(batch, capacity, config.num_codebooks, dtype=torch.int64, device=device)
             if config.aligned_frames
             else None,
+            guided=guided,
         )
+
+    @property
+    def streams(self) -> int:
+        """How many streams there are: the rows, or half of them."""
+        return len(self.last) // 2 if self.guided else len(self.last)
+
+    def all_rows(self, values: Tensor) -> Tensor:
+        """Return what belongs to the streams, `(streams, ...)`, for all rows `(B, ...)`."""
+        return torch.cat([values, values]) if self.guided else values
 
     @property
     def capacity(self) -> int:
@@ -94,7 +110,8 @@ class DecoderState:
         return self.keys.shape[3] // 2
 
     def reset(self, rows: Tensor, instrument: Tensor) -> None:
-        """Start anew in the rows of mask `rows` `(B,)`; old entries are masked by count, so none is cleared."""
+        """Start anew in the streams of mask `rows`; old entries are masked by count, so none is cleared."""
+        rows, instrument = self.all_rows(rows), self.all_rows(instrument)
         self.heard.masked_fill_(rows, 0)
         self.played.masked_fill_(rows, 0)
         self.instrument = torch.where(rows, instrument, self.instrument)

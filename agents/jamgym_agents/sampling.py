@@ -1,7 +1,12 @@
-"""One transformed distribution for rollout, update and reference: temperature, top-k and top-p."""
+"""One transformed distribution for rollout, update and reference: guidance, temperature, top-k and top-p.
+
+Classifier-free guidance (Ho and Salimans, arXiv 2207.12598; for codec tokens AudioGen, arXiv 2209.15352) needs a
+network that also plays without its condition. A decoder for every t_f is one: far enough behind, nothing is heard.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,18 +23,35 @@ class Sampling:
         temperature: Divides the logits; 0 always takes the likeliest code.
         top_k: Keep the so many likeliest codes; 0 keeps all.
         top_p: Keep the likeliest codes up to this total probability; 1 keeps all.
+        guidance: How far to go from what the network would play if it heard nothing (0) to what it plays from what
+            it hears (1) and beyond, where what it hears counts for more. Any value but 1 decodes twice as many rows.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    guidance: float = 1.0
+
+    @property
+    def guided(self) -> bool:
+        """Whether logits of the network that hears nothing are needed."""
+        return self.guidance != 1
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if not (0 <= self.temperature < math.inf and self.top_k >= 0 and 0 < self.top_p <= 1):
             raise ConfigError(
                 f"{self} is not valid: temperature and top_k are at least 0, top_p is above 0 and at most 1."
             )
+        if not 0 <= self.guidance < math.inf:
+            raise ConfigError(
+                f"guidance is {self.guidance}; give 1 for none, or up to about 5 to make the input count for more."
+            )
+
+
+def guide(logits: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+    """Return logits `(..., V)` moved from those without the input, `unconditional`, to those with it and beyond."""
+    return torch.lerp(unconditional.float(), logits.float(), guidance)
 
 
 def transform(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -1,7 +1,8 @@
 """Streaming inference: append what was heard, decode k frames, never recompute the past.
 
 Rows may be at different times. Streaming logits equal the teacher-forced ones of `AccompanimentDecoder.forward`,
-also where the sliding window has dropped the beginning.
+also where the sliding window has dropped the beginning. With guidance, every stream has a second row that plays the
+same and hears nothing; both rows are decoded in one pass, and callers see one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 from jamgym_agents.attention import Angles, Block
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.kv_cache import HEARD, PLAYED, DecoderState, slot_frames
-from jamgym_agents.sampling import Sampling, draw, transform
+from jamgym_agents.sampling import Sampling, draw, guide, transform
 from jamgym_agents.visibility import additive, in_reach
 
 
@@ -41,17 +42,23 @@ def draw_frame(
 
     Args:
         decoder: Whose depth module is asked.
-        hidden: `(B, C)` what the output stream knows before the frame.
+        hidden: `(B, C)` what the output stream knows before the frame; with guidance `(2 B, C)`, the second half of
+            which has heard nothing.
         sampling: How codes are drawn.
         generator: Of the draws.
 
     Returns:
         Codes `(B, Q)` int64, and their log-probabilities `(B, Q)` under the distribution they were drawn from.
     """
-    partial = hidden.new_zeros(len(hidden), decoder.config.latent_dim)
+    count = len(hidden) // 2 if sampling.guided else len(hidden)
+    partial = hidden.new_zeros(count, decoder.config.latent_dim)
     codes, scores = [], []
     for q in range(decoder.config.num_codebooks):
-        distribution = transform(decoder.depth.level_logits(hidden, partial, q), sampling)
+        so_far = torch.cat([partial, partial]) if sampling.guided else partial
+        logits = decoder.depth.level_logits(hidden, so_far, q)
+        if sampling.guided:
+            logits = guide(logits[:count], logits[count:], sampling.guidance)
+        distribution = transform(logits, sampling)
         code = draw(distribution, generator)
         scores.append(distribution.gather(1, code.unsqueeze(1))[:, 0])
         partial = partial + decoder.vectors[q][code]
@@ -96,9 +103,9 @@ class StreamingDecoder:
         self.decoder = decoder
         self.capacity = capacity
 
-    def initial_state(self, batch: int) -> DecoderState:
-        """Return the state of `batch` rows that have heard and played nothing."""
-        return DecoderState.empty(self.decoder.config, batch, self.capacity, self.decoder.vectors.device)
+    def initial_state(self, batch: int, guided: bool = False) -> DecoderState:
+        """Return the state of `batch` streams that have heard and played nothing; `guided`, to play with guidance."""
+        return DecoderState.empty(self.decoder.config, batch, self.capacity, self.decoder.vectors.device, guided)
 
     @torch.no_grad()
     def hear(self, state: DecoderState, codes: Tensor, count: Tensor) -> None:
@@ -106,6 +113,9 @@ class StreamingDecoder:
         newest = int(count.max()) if len(count) else 0
         if newest == 0:
             return
+        if state.guided:
+            # The rows that hear nothing are written to as well; their count hides it.
+            codes, count = state.all_rows(codes), torch.cat([count, torch.zeros_like(count)])
         positions = state.heard.unsqueeze(1) + torch.arange(newest, device=codes.device)
         extent = state.make_room(newest, HEARD)
         state.keep_codes(positions, codes[:, :newest])
@@ -117,10 +127,19 @@ class StreamingDecoder:
     def generate(
         self, state: DecoderState, k: int, sampling: Sampling, generator: torch.Generator | None = None
     ) -> Chunk:
-        """Decode the next k frames of every row from what was heard so far."""
+        """Decode the next k frames of every stream from what was heard so far.
+
+        Raises:
+            ValueError: k is below 1, or the state was made for guidance and the sampling has none, or the reverse.
+        """
         decoder = self.decoder
         if k < 1:
             raise ValueError(f"k is {k}; it must be at least 1")
+        if sampling.guided != state.guided:
+            raise ValueError(
+                f"guidance is {sampling.guidance}, but the state was made with guided={state.guided}; "
+                "give initial_state guided=sampling.guided."
+            )
         extent = state.make_room(k, PLAYED)
         positions = state.played.unsqueeze(1) + torch.arange(k, device=state.played.device)
         view = self._look(positions, state, PLAYED, extent)
@@ -135,12 +154,13 @@ class StreamingDecoder:
                 x = x + aligned[:, index : index + 1]
             hidden = decoder.norm(self._run(x, view.frame(index), state))[:, 0]
             first = hidden if first is None else first
-            state.last, scores = draw_frame(decoder, hidden, sampling, generator)
-            codes.append(state.last)
+            drawn, scores = draw_frame(decoder, hidden, sampling, generator)
+            state.last = state.all_rows(drawn)
+            codes.append(drawn)
             log_probs.append(scores)
         assert first is not None
         state.played += k
-        return Chunk(torch.stack(codes, 1), torch.stack(log_probs, 1), first)
+        return Chunk(torch.stack(codes, 1), torch.stack(log_probs, 1), first[: state.streams])
 
     @torch.no_grad()
     def amend(self, state: DecoderState, played: Tensor, count: Tensor, emitted: Tensor) -> None:
@@ -157,6 +177,7 @@ class StreamingDecoder:
         longest = int(count.max())
         if longest == 0:
             return
+        played, count, emitted = (state.all_rows(part) for part in (played, count, emitted))
         moved = count > 0
         first = torch.where(moved, (state.played - emitted).clamp_min(0), state.played)
         newest = played.gather(1, (count - 1).clamp_min(0).view(-1, 1, 1).expand(-1, 1, played.shape[2]))[:, 0]
@@ -174,8 +195,9 @@ class StreamingDecoder:
     def cut(self, state: DecoderState, chunk: Chunk, size: Tensor) -> None:
         """Take back what `generate` decoded beyond the first `size` `(B,)` frames of `chunk`."""
         frames = chunk.codes.shape[1]
-        state.played = state.played - (frames - size)
-        state.last = chunk.codes.gather(1, (size - 1).view(-1, 1, 1).expand(-1, 1, chunk.codes.shape[2]))[:, 0]
+        state.played = state.played - (frames - state.all_rows(size))
+        last = chunk.codes.gather(1, (size - 1).view(-1, 1, 1).expand(-1, 1, chunk.codes.shape[2]))[:, 0]
+        state.last = state.all_rows(last)
 
     def _aligned(self, positions: Tensor, state: DecoderState) -> Tensor | None:
         """Return what output frames at `positions` `(B, M)` are given of the input beside them, `(B, M, C)`."""

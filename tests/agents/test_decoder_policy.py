@@ -6,6 +6,7 @@ from jamgym.errors import ConfigError
 from jamgym.policy import Policy
 from jamgym.testing import PolicyConformance, ToyCodec
 from jamgym_agents.decoder_policy import DecoderPolicy
+from jamgym_agents.sampling import Sampling, guide, transform
 
 from .helpers import tiny_decoder, vec_env
 
@@ -43,6 +44,11 @@ class TestConformanceDrawn(TestConformance):
         return DecoderPolicy(env.codec, env.simulation.chunk, seed=0, decoder=tiny_decoder())
 
 
+class TestConformanceGuided(TestConformanceDrawn):
+    def make(self, env):
+        return DecoderPolicy(env.codec, env.simulation.chunk, seed=0, decoder=tiny_decoder(), guidance=2.0)
+
+
 class TestConformanceSkip(TestConformanceDrawn):
     settings = {"k": 3, "t_f": -4, "frames": 30, "latency": _SLOW, "backlog": "skip", "late_policy": "conceal"}
 
@@ -51,11 +57,12 @@ class TestConformanceStall(TestConformanceDrawn):
     settings = {"k": 3, "t_f": -4, "frames": 30, "latency": _SLOW, "late_policy": "stall"}
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("latency", ["none", {"name": "lognormal", "median_seconds": 0.05, "sigma": 0.9}])
-def test_rows_of_different_k_and_t_f_equal_teacher_forcing(latency):
+def test_rows_of_different_k_and_t_f_equal_teacher_forcing(latency, guidance):
     decoder = tiny_decoder()
     env = vec_env(8, k=[1, 2, 5], t_f=[-6, -1], latency=latency, autoreset_mode="Disabled", frames=20)
-    player = DecoderPolicy(ToyCodec(), 5, seed=0, decoder=decoder)
+    player = DecoderPolicy(ToyCodec(), 5, seed=0, decoder=decoder, guidance=guidance)
     observation, _ = env.reset(seed=1)
     scores = np.full((8, 30, 2), np.nan, dtype=np.float32)
     checked = 0
@@ -76,16 +83,14 @@ def test_rows_of_different_k_and_t_f_equal_teacher_forcing(latency):
         heard = env.episodes[row].input_codes
         shown = np.zeros_like(heard, shape=(20, 2))
         shown[: len(played)] = played
-        with torch.no_grad():
-            output = decoder(
-                torch.as_tensor(heard).long()[None],
-                torch.as_tensor(shown).long()[None],
-                torch.tensor([env.episodes[row].instrument]),
-                torch.tensor([rows[row]["t_f"]]),
-                torch.tensor([rows[row]["k"]]),
-            )
         codes = torch.as_tensor(shown).long()
-        expected = output.logits[0].log_softmax(-1).gather(-1, codes.unsqueeze(-1)).squeeze(-1).numpy()
+        # The row itself, and the same one hearing nothing.
+        t_f, k = torch.tensor([rows[row]["t_f"], -20]), torch.full((2,), rows[row]["k"])
+        both = torch.as_tensor(heard).long().expand(2, -1, -1), codes.expand(2, -1, -1)
+        with torch.no_grad():
+            logits = decoder(*both, torch.full((2,), env.episodes[row].instrument), t_f, k).logits
+        expected = transform(guide(logits[0], logits[1], guidance), Sampling())
+        expected = expected.gather(-1, codes.unsqueeze(-1)).squeeze(-1).numpy()
         k = rows[row]["k"]
         for call in range(len(played) // k):
             part = slice(call * k, (call + 1) * k)

@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from jamgym.errors import ConfigError
-from jamgym_agents.sampling import Sampling, draw, transform
+from jamgym_agents.sampling import Sampling, draw, guide, transform
 
 LOGITS = torch.tensor([[3.0, 2.0, 1.0, 0.0], [0.0, 0.0, 5.0, 4.0]])
 
@@ -27,6 +29,12 @@ def test_top_k_and_top_p_keep_the_right_codes():
         assert int((log_p > -torch.inf).sum()) == kept, top_p
         assert log_p.exp().sum() == pytest.approx(1.0, abs=1e-6)
         assert torch.allclose(log_p.exp()[0, :kept], probabilities[0, :kept] / probabilities[0, :kept].sum())
+
+
+@pytest.mark.parametrize("guidance, expected", [(0.0, [3.0, 0.0]), (1.0, [1.0, 2.0]), (3.0, [-3.0, 6.0])])
+def test_guidance_goes_from_without_to_with_and_beyond(guidance, expected):
+    guided = guide(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 0.0]), guidance)
+    assert guided.tolist() == expected and Sampling(guidance=guidance).guided == (guidance != 1)
 
 
 def test_draws_follow_the_distribution():
@@ -57,7 +65,18 @@ def test_many_rows_draw_independently_and_any_shape():
     assert torch.equal(codes, draw(log_p, torch.Generator().manual_seed(1)))
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1.0},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"temperature": math.nan},
+        {"guidance": -0.5},
+        {"guidance": math.inf},
+    ],
+)
 def test_values_without_meaning(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Sampling(**wrong)

@@ -40,7 +40,14 @@ def check_ratio_one(seen, expected, tolerance):
 
 
 @pytest.mark.parametrize(
-    "sampling", [Sampling(), Sampling(temperature=0.7), Sampling(top_k=5), Sampling(temperature=1.3, top_p=0.8)]
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=0.7),
+        Sampling(top_k=5),
+        Sampling(temperature=1.3, top_p=0.8),
+        Sampling(temperature=1.2, guidance=2.0),
+    ],
 )
 def test_without_learning_the_ratio_is_one(seen, sampling):
     # Late frames, T mod k != 0, two epochs, truncated distributions: all in one distribution and one history.
@@ -70,7 +77,7 @@ def test_the_teacher_hears_nothing_behind_the_end_of_a_song():
     assert batch.frames.tolist() == [20, 20] and batch.heard.shape[1] == 40
     cut = replace(batch, heard=batch.heard[:, :20], played=batch.played[:, :20])
     with torch.no_grad():
-        whole, alone = (model._logits(model.reference, part, 15)[0][:, :20] for part in (batch, cut))
+        whole, alone = (model._log_probs(model.reference, part, 15)[0][:, :20] for part in (batch, cut))
     assert torch.allclose(whole, alone, atol=1e-5)
 
 

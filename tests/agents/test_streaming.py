@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jamgym_agents.sampling import Sampling, transform
+from jamgym_agents.sampling import Sampling, guide, transform
 from jamgym_agents.streaming import StreamingDecoder
 from jamgym_agents.visibility import attention_masks
 
@@ -26,7 +26,7 @@ def play(decoder, heard, t_f, k, delays, sampling, late=0.0, seed=0, capacity=4)
     rows, generator = len(heard), torch.Generator().manual_seed(seed)
     chance = torch.Generator().manual_seed(seed + 1)
     stream = StreamingDecoder(decoder, capacity)  # small, so that it has to grow
-    state = stream.initial_state(rows)
+    state = stream.initial_state(rows, sampling.guided)
     instrument = torch.arange(rows) % 5
     calls = -(-FRAMES // k)
     length = calls * k
@@ -41,7 +41,7 @@ def play(decoder, heard, t_f, k, delays, sampling, late=0.0, seed=0, capacity=4)
         state.reset(begins, instrument)
         call[begins], count_before[begins] = 0, 0
         if latest is not None and late:
-            stream.amend(state, latest, emitted * (state.played > 0), emitted)
+            stream.amend(state, latest, emitted * (state.played[:rows] > 0), emitted)
         visible = (call * k + t_f).clamp(0, FRAMES)
         fresh = visible - count_before
         block = torch.zeros(rows, max(int(fresh.max()), 1), heard.shape[2], dtype=torch.int64)
@@ -64,19 +64,23 @@ def play(decoder, heard, t_f, k, delays, sampling, late=0.0, seed=0, capacity=4)
 def teacher_forced(decoder, heard, played, instrument, t_f, k, sampling):
     rows = len(heard)
     with torch.no_grad():
-        output = decoder(heard, played, instrument, torch.full((rows,), t_f), torch.full((rows,), k))
-    return transform(output.logits, sampling).gather(-1, played.unsqueeze(-1)).squeeze(-1)
+        logits = decoder(heard, played, instrument, torch.full((rows,), t_f), torch.full((rows,), k)).logits
+        if sampling.guided:
+            never = torch.full((rows,), -heard.shape[1])
+            deaf = decoder(heard, played, instrument, never, torch.full((rows,), k)).logits
+            logits = guide(logits, deaf, sampling.guidance)
+    return transform(logits, sampling).gather(-1, played.unsqueeze(-1)).squeeze(-1)
 
 
 @pytest.mark.parametrize("late", [0.0, 0.2])
 @pytest.mark.parametrize("t_f", [-25, -7, 0, 3, 25])
 @pytest.mark.parametrize("k", [1, 4, 5, 25])
-@pytest.mark.parametrize("aligned", [0, 3])
-def test_streaming_equals_teacher_forcing(t_f, k, late, aligned):
+@pytest.mark.parametrize("aligned, guidance", [(0, 1.0), (3, 1.0), (0, 2.5), (3, 0.0)])
+def test_streaming_equals_teacher_forcing(t_f, k, late, aligned, guidance):
     decoder = tiny_decoder(aligned_frames=aligned)
     torch.manual_seed(2)
     heard = torch.randint(0, 16, (3, FRAMES, 2))
-    sampling = Sampling()
+    sampling = Sampling(guidance=guidance)
     played, scores, whole, instrument = play(decoder, heard, t_f, k, [0, 2, 1], sampling, late, seed=t_f + 50)
     expected = teacher_forced(decoder, heard, played, instrument, t_f, k, sampling)
     if late == 0.0:
@@ -96,11 +100,14 @@ def test_streaming_equals_teacher_forcing(t_f, k, late, aligned):
     capacity=st.integers(1, 40),
     seed=st.integers(0, 2**20),
     aligned=st.integers(0, 4),
+    guidance=st.sampled_from([1.0, 3.0]),
 )
-def test_streaming_equals_teacher_forcing_with_any_window(t_f, k, window, sinks, delays, late, capacity, seed, aligned):
+def test_streaming_equals_teacher_forcing_with_any_window(
+    t_f, k, window, sinks, delays, late, capacity, seed, aligned, guidance
+):
     decoder = tiny_decoder(window=window and max(window, sinks + 1), sinks=sinks, aligned_frames=aligned)
     heard = torch.randint(0, 16, (len(delays), FRAMES, 2), generator=torch.Generator().manual_seed(seed))
-    sampling = Sampling()
+    sampling = Sampling(guidance=guidance)
     delays = [delay - min(delays) for delay in delays]
     played, scores, whole, instrument = play(decoder, heard, t_f, k, delays, sampling, late, seed, capacity)
     expected = teacher_forced(decoder, heard, played, instrument, t_f, k, sampling)
@@ -223,3 +230,20 @@ def test_generating_nothing_is_an_error():
     stream = StreamingDecoder(tiny_decoder())
     with pytest.raises(ValueError, match="k is 0"):
         stream.generate(stream.initial_state(1), 0, Sampling())
+
+
+def test_guidance_leaves_no_trace_of_what_is_heard_at_weight_0():
+    decoder = tiny_decoder(aligned_frames=2)
+    heard = torch.randint(0, 16, (2, 2, FRAMES, 2), generator=torch.Generator().manual_seed(0))
+    one, other = (play(decoder, part, 5, 3, [0, 0], Sampling(guidance=0.0))[0] for part in heard)
+    assert torch.equal(one, other)
+    one, other = (play(decoder, part, 5, 3, [0, 0], Sampling(guidance=2.0))[0] for part in heard)
+    assert not torch.equal(one, other)
+
+
+def test_a_state_without_room_for_guidance_is_refused():
+    stream = StreamingDecoder(tiny_decoder())
+    with pytest.raises(ValueError, match="guided=False"):
+        stream.generate(stream.initial_state(1), 1, Sampling(guidance=2.0))
+    with pytest.raises(ValueError, match="guided=True"):
+        stream.generate(stream.initial_state(1, guided=True), 1, Sampling())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,7 @@ class DecoderActorCritic(BasePolicy):
             temperature=self.sampling.temperature,
             top_k=self.sampling.top_k,
             top_p=self.sampling.top_p,
+            guidance=self.sampling.guidance,
         )
         self.optimizer = torch.optim.AdamW(
             [
@@ -126,7 +128,7 @@ class DecoderActorCritic(BasePolicy):
         sampling = self.player.sampling
         try:
             if deterministic:
-                self.player.sampling = Sampling(temperature=0.0)
+                self.player.sampling = replace(sampling, temperature=0.0)
             return self.player.step(arrays).codes.flatten(1)
         finally:
             self.player.sampling = sampling

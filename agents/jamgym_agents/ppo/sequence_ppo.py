@@ -32,7 +32,7 @@ from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.ppo import losses
 from jamgym_agents.ppo.buffer import EpisodeBatch, EpisodeBuffer
 from jamgym_agents.ppo.policy import DecoderActorCritic
-from jamgym_agents.sampling import Sampling, transform
+from jamgym_agents.sampling import Sampling, guide, transform
 
 
 def check_settings(settings: EnvSettings) -> None:
@@ -228,8 +228,15 @@ class SequencePPO(PPO):
         truncated = np.array([infos[row]["TimeLimit.truncated"] for row in ended.tolist()])
         return np.where(truncated, values, 0.0).astype(np.float32)
 
+    def _log_probs(self, decoder: AccompanimentDecoder, batch: EpisodeBatch, t_f: int) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities `(B, T, Q, V)` under the sampling, and hidden states `(B, T, C)`, teacher-forced."""
+        logits, hidden = self._logits(decoder, batch, t_f)
+        if self.sampling.guided:
+            unconditional, _ = self._logits(decoder, batch, -batch.played.shape[1])
+            logits = guide(logits, unconditional, self.sampling.guidance)
+        return transform(logits, self.sampling), hidden
+
     def _logits(self, decoder: AccompanimentDecoder, batch: EpisodeBatch, t_f: int) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities `(B, T, Q, V)` and hidden states `(B, T, C)` of one teacher-forced pass."""
         count = len(batch.played)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             _, hidden = decoder.trunk(
@@ -240,8 +247,7 @@ class SequencePPO(PPO):
                 torch.full((count,), self.k),
                 exist=batch.frames,
             )
-            logits = decoder.depth_logits(hidden, batch.played)
-        return transform(logits, self.sampling), hidden
+            return decoder.depth_logits(hidden, batch.played), hidden
 
     def train(self) -> None:
         """Update actor and critic on the last rollout."""
@@ -286,13 +292,13 @@ class SequencePPO(PPO):
         parts = []
         for start in range(0, len(batch.played), self.episodes_per_batch):
             part = batch.rows(torch.arange(start, min(start + self.episodes_per_batch, len(batch.played))))
-            log_p, _ = self._logits(self.policy.decoder, part, self.t_f)
+            log_p, _ = self._log_probs(self.policy.decoder, part, self.t_f)
             parts.append(log_p.gather(-1, part.played.unsqueeze(-1)).squeeze(-1))
         return replace(batch, log_probs=torch.cat(parts))
 
     def _update(self, batch: EpisodeBatch, clip: float, actor_learns: bool) -> dict[str, float]:
         frames, codebooks = batch.played.shape[1:]
-        log_p, hidden = self._logits(self.policy.decoder, batch, self.t_f)
+        log_p, hidden = self._log_probs(self.policy.decoder, batch, self.t_f)
         chosen = log_p.gather(-1, batch.played.unsqueeze(-1)).squeeze(-1)
         mask = batch.token_mask.unsqueeze(-1).expand(-1, -1, codebooks)
         advantages = losses.chunks_to_tokens(batch.advantages, self.k, frames, codebooks)
@@ -302,13 +308,13 @@ class SequencePPO(PPO):
         spread = losses.masked_mean(losses.entropy(log_p), mask)
         loss = policy_loss - self.ent_coef * spread
         with torch.no_grad():
-            reference, _ = self._logits(self.reference, batch, self.t_f)
+            reference, _ = self._log_probs(self.reference, batch, self.t_f)
         kl = losses.masked_mean(losses.exact_kl(log_p, reference), mask)
         loss = loss + self.kl_scale * self.kl_reference * kl
         figures["kl_reference"] = kl.detach()
         if self.kl_teacher > 0:
             with torch.no_grad():
-                teacher, _ = self._logits(self.reference, batch, self.teacher_t_f)
+                teacher, _ = self._log_probs(self.reference, batch, self.teacher_t_f)
             kl_teacher = losses.masked_mean(losses.exact_kl(log_p, teacher), mask)
             loss = loss + self.kl_scale * self.kl_teacher * kl_teacher
             figures["kl_teacher"] = kl_teacher.detach()
