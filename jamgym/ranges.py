@@ -39,14 +39,14 @@ def check_above_zero(settings: Any, names: Iterable[str]) -> None:
 
 
 def check_shares(settings: Any, names: Iterable[str]) -> None:
-    """Refuse attributes of `settings` that are not from 0 to 1.
+    """Refuse attributes of `settings` that are not from 0 to 1; None passes.
 
     Raises:
         ConfigError: Names the attribute and its value.
     """
     for name in names:
         value = getattr(settings, name)
-        if not 0 <= value <= 1:
+        if value is not None and not 0 <= value <= 1:
             raise ConfigError(f"{name} is {value}; it must be from 0 to 1.")
 
 

@@ -1,4 +1,4 @@
-"""The input that sounds together with an output frame, given to its position directly.
+"""The input around an output frame, given to its position directly.
 
 Attention finds it too, but has to learn where to look among inputs of which another part is visible for every (t_f, k).
 """
@@ -11,34 +11,36 @@ from torch.nn import functional as F
 
 
 class AlignedInput(nn.Module):
-    """Embeds, for each output frame n, the input frames n to n + A - 1, as far as its call may use them.
+    """Embeds, for each output frame n, the input frames n - P to n + A - 1, as far as its call may use them.
 
     It starts at 0, so that a network begins as it would without.
 
     Args:
         latent_dim: D, of the codec.
         dim: Width C.
+        past: P.
         frames: A.
     """
 
-    def __init__(self, latent_dim: int, dim: int, frames: int) -> None:
+    def __init__(self, latent_dim: int, dim: int, past: int, frames: int) -> None:
         super().__init__()
-        self.frames = frames
-        self.project = nn.Linear(frames * (latent_dim + 1), dim, bias=False)
+        self.past, self.frames = past, past + frames
+        self.project = nn.Linear(self.frames * (latent_dim + 1), dim, bias=False)
         nn.init.zeros_(self.project.weight)
 
     def places(self, positions: Tensor) -> Tensor:
-        """Return the input frames `(..., A)` that belong to output frames at `positions` `(...)`."""
-        return positions.unsqueeze(-1) + torch.arange(self.frames, device=positions.device)
+        """Return the input frames `(..., P + A)` around output frames at `positions` `(...)`; some may not exist."""
+        return positions.unsqueeze(-1) + torch.arange(-self.past, self.frames - self.past, device=positions.device)
 
     def forward(self, latents: Tensor, seen: Tensor) -> Tensor:
-        """Return `(B, M, C)` for `latents` `(B, M, A, D)`, of which mask `seen` `(B, M, A)` may be used."""
+        """Return `(B, M, C)` for `latents` `(B, M, P + A, D)`, of which mask `seen` `(B, M, P + A)` may be used."""
         shown = seen.unsqueeze(-1).to(latents.dtype)
         # where, not a product: what is hidden must not be seen even if it is not finite.
         return self.project(torch.cat([torch.where(seen.unsqueeze(-1), latents, 0.0), shown], dim=-1).flatten(2))
 
     def whole(self, latents: Tensor, visible: Tensor) -> Tensor:
         """Return `(B, T, C)` for all T frames of `latents` `(B, T, D)`, given `visible_frames` `(B, T)`."""
-        frames = latents.shape[1]
-        windows = F.pad(latents, (0, 0, 0, self.frames - 1)).unfold(1, self.frames, 1).transpose(2, 3)
-        return self(windows, self.places(torch.arange(frames, device=latents.device)) < visible.unsqueeze(-1))
+        places = self.places(torch.arange(latents.shape[1], device=latents.device))
+        padded = F.pad(latents, (0, 0, self.past, max(self.frames - self.past - 1, 0)))
+        windows = padded.unfold(1, self.frames, 1).transpose(2, 3)[:, : latents.shape[1]]
+        return self(windows, (places >= 0) & (places < visible.unsqueeze(-1)))

@@ -49,6 +49,7 @@ class DecoderConfig:
         sinks: First frames of either stream that always stay in sight.
         aligned_frames: Input frames, from the one that sounds with it on, that an output frame is given directly where
             they are visible, beside what attention finds; 0 gives none.
+        aligned_past: Input frames before that one that it is given in the same way.
     """
 
     num_codebooks: int = 4
@@ -64,11 +65,12 @@ class DecoderConfig:
     window: int | None = 250
     sinks: int = 4
     aligned_frames: int = 0
+    aligned_past: int = 0
 
     def __post_init__(self) -> None:
         """Refuse sizes that no network can have, and a window that does not hold the sinks."""
         names = ("num_codebooks", "cardinality", "latent_dim", "dim", "layers", "heads", "kv_heads", "depth_dim")
-        check_at_least(self, {**dict.fromkeys(names, 1), "aligned_frames": 0})
+        check_at_least(self, {**dict.fromkeys(names, 1), "aligned_frames": 0, "aligned_past": 0})
         if self.dim % (2 * self.heads):
             raise ConfigError(
                 f"dim is {self.dim} and heads {self.heads}; dim must be a multiple of 2 * heads = {2 * self.heads}, "
@@ -84,6 +86,16 @@ class DecoderConfig:
                 f"window is {self.window} and sinks {self.sinks}; the window needs more frames than there are sinks, "
                 "and the sinks are at least 0. Use window=None to look back to the start."
             )
+        if self.window is not None and self.aligned_past >= self.window:
+            raise ConfigError(
+                f"aligned_past is {self.aligned_past} and window {self.window}; what lies outside the window is not "
+                "kept, so aligned_past must be less."
+            )
+
+    @property
+    def gives_aligned(self) -> bool:
+        """Whether output frames are given input frames directly."""
+        return self.aligned_frames + self.aligned_past > 0
 
 
 @dataclass(frozen=True)
@@ -166,8 +178,8 @@ class AccompanimentDecoder(nn.Module):
         if config.lookahead_frames > 0:
             self.lookahead = LookaheadHead(config.dim, config.cardinality, config.lookahead_frames)
         self.aligned: AlignedInput | None = None
-        if config.aligned_frames > 0:
-            self.aligned = AlignedInput(config.latent_dim, config.dim, config.aligned_frames)
+        if config.gives_aligned:
+            self.aligned = AlignedInput(config.latent_dim, config.dim, config.aligned_past, config.aligned_frames)
 
     @property
     def head_dim(self) -> int:

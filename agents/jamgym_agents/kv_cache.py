@@ -90,7 +90,7 @@ class DecoderState:
             window=config.window,
             sinks=config.sinks,
             codes=torch.zeros(batch, capacity, config.num_codebooks, dtype=torch.int64, device=device)
-            if config.aligned_frames
+            if config.gives_aligned
             else None,
             guided=guided,
         )

@@ -205,8 +205,8 @@ class StreamingDecoder:
         if module is None:
             return None
         places = module.places(positions)
-        latents = self.decoder.frame_latents(state.codes_of(places))
-        return module(latents, places < state.heard.view(-1, 1, 1))
+        latents = self.decoder.frame_latents(state.codes_of(places.clamp_min(0)))
+        return module(latents, (places >= 0) & (places < state.heard.view(-1, 1, 1)))
 
     def _look(self, positions: Tensor, state: DecoderState, stream: int, extent: int) -> _View:
         """Return the view of new frames of `stream` at consecutive `positions` `(B, M)`.

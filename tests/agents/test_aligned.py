@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from jamgym.testing import ToyCodec
@@ -8,14 +9,15 @@ from jamgym_agents.visibility import visible_frames
 from .helpers import tiny_decoder
 
 
-def loud(frames=3):
-    module = AlignedInput(4, 6, frames)
+def loud(frames=3, past=0):
+    module = AlignedInput(4, 6, past, frames)
     torch.nn.init.normal_(module.project.weight)
     return module
 
 
-def test_each_position_is_given_the_visible_frames_from_its_own_on():
-    module, frames = loud(), 8
+@pytest.mark.parametrize("past, ahead", [(0, 3), (2, 3), (3, 0), (9, 1)])
+def test_each_position_is_given_the_visible_frames_around_it(past, ahead):
+    module, frames = loud(ahead, past), 8
     latents = torch.randn(1, frames, 4)
     visible = visible_frames(frames, torch.tensor([2]), torch.tensor([4]))  # 2, 2, 2, 2, 6, 6, 6, 6
     before = module.whole(latents, visible)
@@ -23,7 +25,7 @@ def test_each_position_is_given_the_visible_frames_from_its_own_on():
         other = latents.clone()
         other[:, frame] += 1.0
         moved = (module.whole(other, visible) - before)[0].abs().amax(1) > 1e-6
-        expected = [frame - 2 <= n <= frame and frame < visible[0, n] for n in range(frames)]
+        expected = [n - past <= frame < n + ahead and frame < visible[0, n] for n in range(frames)]
         assert moved.tolist() == expected
 
 

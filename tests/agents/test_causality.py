@@ -15,7 +15,7 @@ FRAMES = 60
 
 
 def emitted(env, episodes, k, aligned):
-    player = DecoderPolicy(ToyCodec(), k, decoder=tiny_decoder(aligned_frames=aligned), seed=0)
+    player = DecoderPolicy(ToyCodec(), k, decoder=tiny_decoder(aligned_frames=aligned, aligned_past=aligned), seed=0)
     observation, _ = env.reset(seed=0, options={"episodes": episodes})
     chunks = []
     for _ in range(env.timing.num_calls):
@@ -54,7 +54,7 @@ def test_changing_what_is_not_visible_leaves_emitted_codes_bit_identical(t_f, k,
 @pytest.mark.parametrize("k", [1, 5, 25])
 @pytest.mark.parametrize("aligned", [0, 3])
 def test_no_gradient_from_hidden_inputs(t_f, k, aligned, monkeypatch):
-    decoder = tiny_decoder(aligned_frames=aligned)
+    decoder = tiny_decoder(aligned_frames=aligned, aligned_past=aligned)
     heard, played = torch.randint(0, 16, (2, 1, FRAMES, 2), generator=torch.Generator().manual_seed(0))
     leaf = decoder.latents(heard).detach().requires_grad_(True)
     latents = decoder.latents

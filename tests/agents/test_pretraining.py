@@ -18,7 +18,7 @@ from jamgym_agents.checkpoint import load_decoder, save_decoder
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.mle import batch as mle_batch
 from jamgym_agents.mle import losses as mle_losses
-from jamgym_agents.mle.batch import hidden_spans
+from jamgym_agents.mle.batch import draw_conditions, hidden_past, hidden_spans
 from jamgym_agents.mle.learner import Learner, make_optimizers
 from jamgym_agents.mle.settings import PretrainConfig, learning_rate
 from jamgym_agents.pretraining import check_same_architecture, pretrain
@@ -152,6 +152,32 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
     assert not (tmp_path / "run/decoder.safetensors").exists()
 
 
+def conditions(**settings):
+    config = PretrainConfig(batch=4_000, t_f_low=-50, t_f_high=25, frames=30, **settings)
+    rng = np.random.default_rng(0)
+    t_f, _ = draw_conditions(rng, config.batch, config)
+    return t_f.numpy(), hidden_past(rng, t_f, config).numpy()
+
+
+def test_t_f_is_drawn_evenly_or_by_its_share():
+    t_f, _ = conditions()
+    assert np.abs(np.bincount(t_f + 50) / len(t_f) - 1 / 76).max() < 0.01
+    t_f, _ = conditions(ahead_share=0.8)
+    assert np.mean(t_f >= 0) == pytest.approx(0.8, abs=0.03)
+    assert (t_f.min(), t_f.max()) == (-50, 25) and t_f[t_f < 0].max() == -1 and t_f[t_f >= 0].min() == 0
+    assert (conditions(ahead_share=1.0)[0] >= 0).all() and (conditions(ahead_share=0.0)[0] < 0).all()
+
+
+def test_the_past_is_hidden_whole_and_only_where_it_is_asked_for():
+    t_f, hidden = conditions(history_dropout=0.0, past_dropout=0.4, dropout_from_t_f=1)
+    assert (hidden.all(1) == hidden.any(1)).all() and not hidden[t_f < 1].any()
+    assert hidden[t_f >= 1].all(1).mean() == pytest.approx(0.4, abs=0.05)
+    _, hidden = conditions(history_dropout=0.0, past_dropout=0.4)
+    assert hidden.all(1).mean() == pytest.approx(0.4, abs=0.05)
+    t_f, spans = conditions(history_dropout=1.0, dropout_from_t_f=10)
+    assert spans[t_f >= 10].any(1).all() and not spans[t_f < 10].any()
+
+
 def test_hidden_spans_follow_their_share():
     mask = hidden_spans(np.random.default_rng(0), 400, 100, 0.5)
     share = mask.any(1).float().mean()
@@ -177,6 +203,8 @@ def test_impossible_values():
         "weight_decay": -0.1,
         "validate_every": 0,
         "history_dropout": 5.0,
+        "past_dropout": -0.1,
+        "ahead_share": 1.5,
         "loss_share": -0.5,
         "optimizer": "sgd",
         "ema_decay": 1.0,

@@ -77,7 +77,7 @@ def teacher_forced(decoder, heard, played, instrument, t_f, k, sampling):
 @pytest.mark.parametrize("k", [1, 4, 5, 25])
 @pytest.mark.parametrize("aligned, guidance", [(0, 1.0), (3, 1.0), (0, 2.5), (3, 0.0)])
 def test_streaming_equals_teacher_forcing(t_f, k, late, aligned, guidance):
-    decoder = tiny_decoder(aligned_frames=aligned)
+    decoder = tiny_decoder(aligned_frames=aligned, aligned_past=aligned)
     torch.manual_seed(2)
     heard = torch.randint(0, 16, (3, FRAMES, 2))
     sampling = Sampling(guidance=guidance)
@@ -100,12 +100,14 @@ def test_streaming_equals_teacher_forcing(t_f, k, late, aligned, guidance):
     capacity=st.integers(1, 40),
     seed=st.integers(0, 2**20),
     aligned=st.integers(0, 4),
+    aligned_past=st.integers(0, 9),
     guidance=st.sampled_from([1.0, 3.0]),
 )
 def test_streaming_equals_teacher_forcing_with_any_window(
-    t_f, k, window, sinks, delays, late, capacity, seed, aligned, guidance
+    t_f, k, window, sinks, delays, late, capacity, seed, aligned, aligned_past, guidance
 ):
-    decoder = tiny_decoder(window=window and max(window, sinks + 1), sinks=sinks, aligned_frames=aligned)
+    window = window and max(window, sinks + 1, aligned_past + 1)
+    decoder = tiny_decoder(window=window, sinks=sinks, aligned_frames=aligned, aligned_past=aligned_past)
     heard = torch.randint(0, 16, (len(delays), FRAMES, 2), generator=torch.Generator().manual_seed(seed))
     sampling = Sampling(guidance=guidance)
     delays = [delay - min(delays) for delay in delays]

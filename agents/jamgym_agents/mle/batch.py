@@ -51,7 +51,7 @@ def draw_step(data: TokenSet, config: PretrainConfig, step: int) -> StepInputs:
     rng = np.random.default_rng([config.seed, step])
     tokens = data.batch(rng, config.batch, config.frames)
     t_f, k = draw_conditions(rng, config.batch, config)
-    hidden = hidden_spans(rng, config.batch, config.frames - 1, config.history_dropout)
+    hidden = hidden_past(rng, t_f, config)
     count = max(1, round(config.loss_share * config.frames))
     scored = torch.from_numpy(np.sort(rng.permutation(config.frames)[:count]))
     return StepInputs(tokens, t_f, k, hidden, scored)
@@ -64,8 +64,22 @@ def dropout_seed(seed: int, step: int, rank: int) -> int:
 
 def draw_conditions(rng: np.random.Generator, size: int, config: PretrainConfig) -> tuple[Tensor, Tensor]:
     """Draw `(B,)` t_f and k."""
-    t_f = rng.integers(config.t_f_low, config.t_f_high + 1, size=size)
+    if config.ahead_share is None:
+        t_f = rng.integers(config.t_f_low, config.t_f_high + 1, size=size)
+    else:
+        ahead = rng.random(size) < config.ahead_share
+        t_f = rng.integers(np.where(ahead, 0, config.t_f_low), np.where(ahead, config.t_f_high + 1, 0))
     return torch.from_numpy(t_f), torch.from_numpy(rng.choice(np.array(config.k_choices), size=size))
+
+
+def hidden_past(rng: np.random.Generator, t_f: Tensor, config: PretrainConfig) -> Tensor:
+    """Return the mask `(B, T - 1)` of played frames that the network may not see in sequences of `t_f` `(B,)`."""
+    hidden = hidden_spans(rng, len(t_f), config.frames - 1, config.history_dropout)
+    if config.past_dropout:
+        hidden |= torch.from_numpy(rng.random((len(t_f), 1)) < config.past_dropout)
+    if config.dropout_from_t_f is not None:
+        hidden &= (t_f >= config.dropout_from_t_f).unsqueeze(1)
+    return hidden
 
 
 def hidden_spans(rng: np.random.Generator, size: int, frames: int, share: float) -> Tensor:

@@ -55,8 +55,13 @@ class PretrainConfig:
         weight_decay: Of matrices.
         t_f_low: Least future visibility drawn, in frames.
         t_f_high: Greatest future visibility drawn.
+        ahead_share: Share of sequences whose t_f is drawn from 0 on, where the input tells most, the others' from
+            below 0; None draws all evenly from t_f_low to t_f_high.
         k_choices: Chunk sizes drawn.
         history_dropout: Share of sequences in which spans of the own past are hidden.
+        past_dropout: Share of sequences in which all of the own past is hidden, so that only the input tells what to
+            play.
+        dropout_from_t_f: Hide nothing in sequences of a smaller t_f, whose input tells little; None has no bound.
         loss_share: Share of frames, drawn anew each step, whose codes are predicted; the vocabulary is
             half of the cost, and neighbouring frames teach much the same.
         root_weight: Weight of the auxiliary chord-root losses.
@@ -90,8 +95,11 @@ class PretrainConfig:
     weight_decay: float = 0.05
     t_f_low: int = -50
     t_f_high: int = 50
+    ahead_share: float | None = None
     k_choices: tuple[int, ...] = (1, 2, 5, 12, 25)
     history_dropout: float = 0.5
+    past_dropout: float = 0.0
+    dropout_from_t_f: int | None = None
     loss_share: float = 0.5
     root_weight: float = 0.3
     chroma_weight: float = 0.3
@@ -110,11 +118,16 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
         check_at_least(self, _LEAST)
-        check_shares(self, ("history_dropout", "loss_share"))
+        check_shares(self, ("history_dropout", "past_dropout", "loss_share", "ahead_share"))
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(unknown_name_message("optimizer", self.optimizer, OPTIMIZERS))
         if self.t_f_low > self.t_f_high:
             raise ConfigError(f"t_f_low is {self.t_f_low}, above t_f_high {self.t_f_high}; swap them.")
+        if self.ahead_share is not None and not self.t_f_low < 0 <= self.t_f_high:
+            raise ConfigError(
+                f"ahead_share is {self.ahead_share}, but t_f runs from {self.t_f_low} to {self.t_f_high}; it divides "
+                "the sequences between t_f below 0 and t_f from 0 on, so there must be both, or ahead_share null."
+            )
         if not self.k_choices or min(self.k_choices) < 1:
             raise ConfigError(f"k_choices is {self.k_choices}; give chunk sizes of at least 1 frame.")
         if self.architecture.lookahead_frames < 0:
