@@ -16,6 +16,7 @@ from jamgym.config import config_from_mapping, read_yaml
 from jamgym.errors import CheckpointError, ConfigError
 from jamgym.files import plain
 from jamgym.run import Run
+from jamgym_agents.sampling import Sampling
 
 
 def _row(measure, low, high, a="ppo", b="mle"):
@@ -194,6 +195,22 @@ def test_what_cannot_be_evaluated_is_refused_before_the_training(tmp_path, monke
         pytest.raises(error),
     ):
         demo.run_demo(config, run)
+
+
+def test_the_demo_compares_with_the_sampling_that_it_trains_with(tmp_path, monkeypatch):
+    played = []
+    monkeypatch.setattr(demo, "finetune", lambda *_: {})
+    monkeypatch.setattr(demo, "evaluate", lambda config, _: played.extend(config.policies) or {})
+    monkeypatch.setattr(demo, "closing_lines", lambda *_: [])
+    sampling = Sampling(temperature=0.9, guidance=2.0)
+    config = DemoConfig(finetune=replace(DemoConfig().finetune, sampling=sampling))
+    with Run.create(tmp_path / "r", command="demo", config=asdict(config), seed=0, quiet=True) as run:
+        (tmp_path / "r/report.txt").write_text("")
+        (tmp_path / "r/metrics.json").write_text('{"paired_differences": []}')
+        demo.run_demo(config, run)
+    decoders = [policy for policy in played if isinstance(policy, dict)]
+    assert [policy["label"] for policy in decoders] == ["mle", "ppo"]
+    assert all(policy["temperature"] == 0.9 and policy["guidance"] == 2.0 for policy in decoders)
 
 
 def test_the_demo_has_one_seed_and_its_own_policies():

@@ -68,10 +68,12 @@ class FinetuneConfig:
         kl_reference: Weight of KL(policy || start policy).
         kl_teacher: Weight of KL(policy || look-ahead teacher).
         teacher_t_f: Future visibility of the teacher.
+        teacher_guidance: Guidance of the teacher, so that the policy can learn to play as with guidance without it.
         kl_target: Adapt the KL weights towards this KL per token; None keeps them.
         critic_warm_up: Rollouts in which only the critic learns.
         reward_scale: Multiplies rewards.
-        sampling: Temperature, top-k and top-p of rollout, update and reference.
+        sampling: Temperature, top-k, top-p and guidance of rollout, update and reference; play the decoder with the
+            same ones.
         bf16: Compute the update's matrix products in bfloat16.
         save_every: Rollouts between checkpoints.
         audio_every: Rollouts between audio examples in TensorBoard; 0 writes none.
@@ -108,6 +110,7 @@ class FinetuneConfig:
     kl_reference: float = 0.02
     kl_teacher: float = 0.0
     teacher_t_f: int = 25
+    teacher_guidance: float = 1.0
     kl_target: float | None = None
     critic_warm_up: int = 2
     reward_scale: float = 10.0
@@ -121,7 +124,14 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
         counts = ("rollouts", "envs", "episodes_per_batch", "n_epochs", "frames", "k", "save_every", "max_songs")
-        weights = ("learning_rate", "critic_learning_rate", "ent_coef", "kl_reference", "kl_teacher")
+        weights = (
+            "learning_rate",
+            "critic_learning_rate",
+            "ent_coef",
+            "kl_reference",
+            "kl_teacher",
+            "teacher_guidance",
+        )
         check_at_least(self, dict.fromkeys(counts, 1))
         check_at_least(self, dict.fromkeys((*weights, "warm_up", "critic_warm_up", "audio_every", "seed"), 0))
         check_above_zero(self, ("clip_range", "reward_scale", "kl_target", "max_minutes"))
@@ -266,6 +276,7 @@ def make_model(config: FinetuneConfig, env: Any, architecture: DecoderConfig | N
         kl_reference=config.kl_reference,
         kl_teacher=config.kl_teacher,
         teacher_t_f=config.teacher_t_f,
+        teacher_guidance=config.teacher_guidance,
         kl_target=config.kl_target,
         critic_warm_up=config.critic_warm_up,
         reward_scale=config.reward_scale,

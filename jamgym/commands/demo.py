@@ -90,8 +90,9 @@ def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:
     """Fine-tune, evaluate, and write the report; returns the evaluation's figures."""
     tuning = replace(config.finetune, seed=config.seed)
     folder = run.folder / "finetune"
-    before = {"name": "decoder", "label": "mle", "checkpoint": tuning.checkpoint}
-    after = {"name": "decoder", "label": "ppo", "checkpoint": str(folder / "decoder.safetensors")}
+    sampling = asdict(tuning.sampling)
+    before = {"name": "decoder", "label": "mle", "checkpoint": tuning.checkpoint, **sampling}
+    after = {"name": "decoder", "label": "ppo", "checkpoint": str(folder / "decoder.safetensors"), **sampling}
     evaluation = replace(
         config.evaluation,
         policies=("silence", "random_stem", before, after, "truth"),

@@ -256,6 +256,7 @@ def test_unknown_keys_and_impossible_values():
         ("clip_range", 0.0),
         ("gamma", 2.0),
         ("kl_teacher", -0.5),
+        ("teacher_guidance", -1.0),
         ("max_minutes", 0.0),
         ("max_songs", 0),
         ("warm_up", -1),

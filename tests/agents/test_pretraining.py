@@ -152,30 +152,28 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
     assert not (tmp_path / "run/decoder.safetensors").exists()
 
 
-def conditions(**settings):
+def drawn_t_f(**settings):
     config = PretrainConfig(batch=4_000, t_f_low=-50, t_f_high=25, frames=30, **settings)
     rng = np.random.default_rng(0)
-    t_f, _ = draw_conditions(rng, config.batch, config)
-    return t_f.numpy(), hidden_past(rng, t_f, config).numpy()
+    return draw_conditions(rng, config.batch, config)[0].numpy()
 
 
 def test_t_f_is_drawn_evenly_or_by_its_share():
-    t_f, _ = conditions()
+    t_f = drawn_t_f()
     assert np.abs(np.bincount(t_f + 50) / len(t_f) - 1 / 76).max() < 0.01
-    t_f, _ = conditions(ahead_share=0.8)
+    t_f = drawn_t_f(ahead_share=0.8)
     assert np.mean(t_f >= 0) == pytest.approx(0.8, abs=0.03)
     assert (t_f.min(), t_f.max()) == (-50, 25) and t_f[t_f < 0].max() == -1 and t_f[t_f >= 0].min() == 0
-    assert (conditions(ahead_share=1.0)[0] >= 0).all() and (conditions(ahead_share=0.0)[0] < 0).all()
+    assert (drawn_t_f(ahead_share=1.0) >= 0).all() and (drawn_t_f(ahead_share=0.0) < 0).all()
 
 
-def test_the_past_is_hidden_whole_and_only_where_it_is_asked_for():
-    t_f, hidden = conditions(history_dropout=0.0, past_dropout=0.4, dropout_from_t_f=1)
-    assert (hidden.all(1) == hidden.any(1)).all() and not hidden[t_f < 1].any()
-    assert hidden[t_f >= 1].all(1).mean() == pytest.approx(0.4, abs=0.05)
-    _, hidden = conditions(history_dropout=0.0, past_dropout=0.4)
-    assert hidden.all(1).mean() == pytest.approx(0.4, abs=0.05)
-    t_f, spans = conditions(history_dropout=1.0, dropout_from_t_f=10)
-    assert spans[t_f >= 10].any(1).all() and not spans[t_f < 10].any()
+def test_the_past_is_hidden_whole_in_its_share_of_sequences():
+    config = PretrainConfig(batch=4_000, frames=30, history_dropout=0.0, past_dropout=0.4)
+    hidden = hidden_past(np.random.default_rng(0), config).numpy()
+    assert hidden.shape == (4_000, 29) and (hidden.all(1) == hidden.any(1)).all()
+    assert hidden.all(1).mean() == pytest.approx(0.4, abs=0.03)
+    spans = hidden_past(np.random.default_rng(0), replace(config, history_dropout=0.5)).numpy()
+    assert hidden.sum() < spans.sum() and spans.any(1).mean() == pytest.approx(0.4 + 0.6 * 0.5, abs=0.03)
 
 
 def test_hidden_spans_follow_their_share():

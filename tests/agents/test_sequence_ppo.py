@@ -106,6 +106,18 @@ def test_divergence_from_itself_is_zero_and_learning_moves_it():
     assert logged["train/kl_reference"] > 1e-5
 
 
+@pytest.mark.parametrize("teacher_t_f, guidance, differs", [(-5, 1.0, False), (-5, 3.0, True), (10, 1.0, True)])
+def test_the_teacher_is_the_start_with_its_own_view_and_guidance(teacher_t_f, guidance, differs):
+    settings = {"teacher_t_f": teacher_t_f, "teacher_guidance": guidance}
+    model = make_ppo(vec_env(4), learning_rate=0.0, kl_teacher=0.1, **settings)
+    logged = {}
+    model.set_logger(Logger(None, []))
+    model.logger.record = lambda name, value, **_: logged.__setitem__(name, value)
+    learn(model)
+    assert abs(logged["train/kl_reference"]) < 1e-6
+    assert (logged["train/kl_teacher"] > 1e-2) == differs
+
+
 def test_only_the_critic_learns_in_its_warm_up():
     model = make_ppo(vec_env(4), critic_warm_up=1)
     before, critic = copy.deepcopy(model.policy.decoder.state_dict()), copy.deepcopy(model.policy.critic.state_dict())

@@ -51,7 +51,7 @@ def draw_step(data: TokenSet, config: PretrainConfig, step: int) -> StepInputs:
     rng = np.random.default_rng([config.seed, step])
     tokens = data.batch(rng, config.batch, config.frames)
     t_f, k = draw_conditions(rng, config.batch, config)
-    hidden = hidden_past(rng, t_f, config)
+    hidden = hidden_past(rng, config)
     count = max(1, round(config.loss_share * config.frames))
     scored = torch.from_numpy(np.sort(rng.permutation(config.frames)[:count]))
     return StepInputs(tokens, t_f, k, hidden, scored)
@@ -72,13 +72,11 @@ def draw_conditions(rng: np.random.Generator, size: int, config: PretrainConfig)
     return torch.from_numpy(t_f), torch.from_numpy(rng.choice(np.array(config.k_choices), size=size))
 
 
-def hidden_past(rng: np.random.Generator, t_f: Tensor, config: PretrainConfig) -> Tensor:
-    """Return the mask `(B, T - 1)` of played frames that the network may not see in sequences of `t_f` `(B,)`."""
-    hidden = hidden_spans(rng, len(t_f), config.frames - 1, config.history_dropout)
+def hidden_past(rng: np.random.Generator, config: PretrainConfig) -> Tensor:
+    """Return the mask `(B, T - 1)` of played frames that the network may not see."""
+    hidden = hidden_spans(rng, config.batch, config.frames - 1, config.history_dropout)
     if config.past_dropout:
-        hidden |= torch.from_numpy(rng.random((len(t_f), 1)) < config.past_dropout)
-    if config.dropout_from_t_f is not None:
-        hidden &= (t_f >= config.dropout_from_t_f).unsqueeze(1)
+        hidden |= torch.from_numpy(rng.random((config.batch, 1)) < config.past_dropout)
     return hidden
 
 

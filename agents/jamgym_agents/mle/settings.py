@@ -61,7 +61,6 @@ class PretrainConfig:
         history_dropout: Share of sequences in which spans of the own past are hidden.
         past_dropout: Share of sequences in which all of the own past is hidden, so that only the input tells what to
             play.
-        dropout_from_t_f: Hide nothing in sequences of a smaller t_f, whose input tells little; None has no bound.
         loss_share: Share of frames, drawn anew each step, whose codes are predicted; the vocabulary is
             half of the cost, and neighbouring frames teach much the same.
         root_weight: Weight of the auxiliary chord-root losses.
@@ -99,7 +98,6 @@ class PretrainConfig:
     k_choices: tuple[int, ...] = (1, 2, 5, 12, 25)
     history_dropout: float = 0.5
     past_dropout: float = 0.0
-    dropout_from_t_f: int | None = None
     loss_share: float = 0.5
     root_weight: float = 0.3
     chroma_weight: float = 0.3

@@ -75,6 +75,7 @@ class SequencePPO(PPO):
         kl_reference: Weight of KL(policy || reference).
         kl_teacher: Weight of KL(policy || teacher).
         teacher_t_f: Future visibility of the teacher, which is the reference under a wider mask.
+        teacher_guidance: Guidance of the teacher, whatever that of the sampling is.
         kl_target: If given, the weights of both KL terms are adapted so that KL(policy || reference)
             stays near it (Ziegler et al. 2019).
         critic_warm_up: Rollouts in which only the critic learns.
@@ -108,6 +109,7 @@ class SequencePPO(PPO):
         kl_reference: float = 0.02,
         kl_teacher: float = 0.0,
         teacher_t_f: int = 25,
+        teacher_guidance: float = 1.0,
         kl_target: float | None = None,
         critic_warm_up: int = 2,
         reward_scale: float = 10.0,
@@ -136,6 +138,7 @@ class SequencePPO(PPO):
         self.critic_warm_up = critic_warm_up
         self.reward_scale = reward_scale
         self.sampling = sampling or Sampling()
+        self.teacher_sampling = replace(self.sampling, guidance=teacher_guidance)
         self.bf16 = bf16
         self.episodes_per_batch = episodes_per_batch
         self.rollouts = 0
@@ -228,13 +231,23 @@ class SequencePPO(PPO):
         truncated = np.array([infos[row]["TimeLimit.truncated"] for row in ended.tolist()])
         return np.where(truncated, values, 0.0).astype(np.float32)
 
-    def _log_probs(self, decoder: AccompanimentDecoder, batch: EpisodeBatch, t_f: int) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities `(B, T, Q, V)` under the sampling, and hidden states `(B, T, C)`, teacher-forced."""
+    def _log_probs(
+        self, decoder: AccompanimentDecoder, batch: EpisodeBatch, t_f: int, sampling: Sampling | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities `(B, T, Q, V)` and hidden states `(B, T, C)`, teacher-forced.
+
+        Args:
+            decoder: Whose.
+            batch: Episodes.
+            t_f: Future visibility.
+            sampling: The distribution; None takes that of the rollout.
+        """
+        sampling = sampling or self.sampling
         logits, hidden = self._logits(decoder, batch, t_f)
-        if self.sampling.guided:
+        if sampling.guided:
             unconditional, _ = self._logits(decoder, batch, -batch.played.shape[1])
-            logits = guide(logits, unconditional, self.sampling.guidance)
-        return transform(logits, self.sampling), hidden
+            logits = guide(logits, unconditional, sampling.guidance)
+        return transform(logits, sampling), hidden
 
     def _logits(self, decoder: AccompanimentDecoder, batch: EpisodeBatch, t_f: int) -> tuple[Tensor, Tensor]:
         count = len(batch.played)
@@ -314,7 +327,7 @@ class SequencePPO(PPO):
         figures["kl_reference"] = kl.detach()
         if self.kl_teacher > 0:
             with torch.no_grad():
-                teacher, _ = self._log_probs(self.reference, batch, self.teacher_t_f)
+                teacher, _ = self._log_probs(self.reference, batch, self.teacher_t_f, self.teacher_sampling)
             kl_teacher = losses.masked_mean(losses.exact_kl(log_p, teacher), mask)
             loss = loss + self.kl_scale * self.kl_teacher * kl_teacher
             figures["kl_teacher"] = kl_teacher.detach()
