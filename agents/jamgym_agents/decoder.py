@@ -10,7 +10,7 @@ Shapes: B sequences, T frames, Q codebooks, V entries, C width, D latent dimensi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -295,3 +295,12 @@ class AccompanimentDecoder(nn.Module):
             input_root=self.input_root_head(heard),
             lookahead=coming,
         )
+
+
+def with_aligned_input(decoder: AccompanimentDecoder, past: int, frames: int) -> AccompanimentDecoder:
+    """Return a decoder that plays like `decoder`, which has no `AlignedInput`, and can learn to use one."""
+    grown = AccompanimentDecoder(replace(decoder.config, aligned_past=past, aligned_frames=frames))
+    assert grown.aligned is not None
+    added = {f"aligned.{name}": value for name, value in grown.aligned.state_dict().items()}
+    grown.load_state_dict(decoder.state_dict() | added)
+    return grown.train(decoder.training)

@@ -21,7 +21,7 @@ from jamgym.codec import Codec
 from jamgym.corpus import Corpus, Split
 from jamgym.errors import ConfigError
 from jamgym.ranges import check_finite
-from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
+from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig, with_aligned_input
 from jamgym_agents.mle.batch import StepInputs, draw_step, dropout_seed
 from jamgym_agents.mle.distributed import Workers, join_workers
 from jamgym_agents.mle.input_use import check_two_songs, validate
@@ -127,6 +127,8 @@ def first_decoder(
     if config.init_from is None:
         return new_decoder(config.architecture, codec)
     decoder = load_decoder(config.init_from, codec)
+    if config.architecture.gives_aligned and not decoder.config.gives_aligned:
+        decoder = with_aligned_input(decoder, config.architecture.aligned_past, config.architecture.aligned_frames)
     check_same_architecture(config.init_from, decoder.config, config.architecture)
     return decoder
 

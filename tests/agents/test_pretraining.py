@@ -246,6 +246,21 @@ def test_a_run_goes_on_with_its_own_network_and_no_other(tmp_path, monkeypatch):
         train(tmp_path / "run", resume=True, monkeypatch=monkeypatch, config=CONFIG)
 
 
+def test_a_run_may_give_its_start_the_aligned_input(tmp_path, monkeypatch):
+    start = tmp_path / "start.safetensors"
+    save_decoder(start, tiny_decoder(), ToyCodec().version, {})
+    wanted = replace(TINY, aligned_frames=2, aligned_past=3)
+    config = replace(CONFIG, steps=0, validation_t_f=(0,), init_from=str(start), architecture=wanted)
+    train(tmp_path / "run", monkeypatch=monkeypatch, config=config)
+    before = load_decoder(start, ToyCodec())
+    after = load_decoder(tmp_path / "run/decoder.safetensors", ToyCodec())
+    assert (after.config.aligned_frames, after.config.aligned_past) == (2, 3)
+    codes, at = torch.randint(0, 16, (1, 9, 2)), torch.tensor([5])
+    arguments = codes, codes, torch.tensor([0]), at, at
+    assert torch.allclose(before(*arguments).logits, after(*arguments).logits, atol=1e-5)
+    train(tmp_path / "run", resume=True, monkeypatch=monkeypatch, config=replace(config, steps=1))
+
+
 def test_cuda_that_is_not_there_is_a_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no CUDA device"):
