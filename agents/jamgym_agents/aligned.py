@@ -24,13 +24,13 @@ class AlignedInput(nn.Module):
 
     def __init__(self, latent_dim: int, dim: int, past: int, frames: int) -> None:
         super().__init__()
-        self.past, self.frames = past, past + frames
-        self.project = nn.Linear(self.frames * (latent_dim + 1), dim, bias=False)
+        self.past, self.frames = past, frames
+        self.project = nn.Linear((past + frames) * (latent_dim + 1), dim, bias=False)
         nn.init.zeros_(self.project.weight)
 
     def places(self, positions: Tensor) -> Tensor:
         """Return the input frames `(..., P + A)` around output frames at `positions` `(...)`; some may not exist."""
-        return positions.unsqueeze(-1) + torch.arange(-self.past, self.frames - self.past, device=positions.device)
+        return positions.unsqueeze(-1) + torch.arange(-self.past, self.frames, device=positions.device)
 
     def forward(self, latents: Tensor, seen: Tensor) -> Tensor:
         """Return `(B, M, C)` for `latents` `(B, M, P + A, D)`, of which mask `seen` `(B, M, P + A)` may be used."""
@@ -41,6 +41,6 @@ class AlignedInput(nn.Module):
     def whole(self, latents: Tensor, visible: Tensor) -> Tensor:
         """Return `(B, T, C)` for all T frames of `latents` `(B, T, D)`, given `visible_frames` `(B, T)`."""
         places = self.places(torch.arange(latents.shape[1], device=latents.device))
-        padded = F.pad(latents, (0, 0, self.past, max(self.frames - self.past - 1, 0)))
-        windows = padded.unfold(1, self.frames, 1).transpose(2, 3)[:, : latents.shape[1]]
+        padded = F.pad(latents, (0, 0, self.past, max(self.frames - 1, 0)))
+        windows = padded.unfold(1, self.past + self.frames, 1).transpose(2, 3)[:, : latents.shape[1]]
         return self(windows, (places >= 0) & (places < visible.unsqueeze(-1)))

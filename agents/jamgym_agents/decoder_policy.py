@@ -74,8 +74,9 @@ class DecoderPolicy:
     def reset(self, rows: NDArray[np.bool_], episodes: Sequence[Episode] | None = None) -> None:
         """Forget the past of the rows in mask `rows` `(N,)`."""
         mask = torch.as_tensor(np.asarray(rows, dtype=bool))
-        if self._state is None or self._state.streams != len(mask):
-            self._state = self._stream.initial_state(len(mask), self.sampling.guided)
+        guided = self.sampling.guided
+        if self._state is None or (self._state.streams, self._state.guided) != (len(mask), guided):
+            self._state = self._stream.initial_state(len(mask), guided)
         self._state.reset(mask, self._state.instrument[: len(mask)])
 
     def act(self, observation: Mapping[str, NDArray[Any]]) -> Codes:

@@ -102,8 +102,9 @@ def check_same_architecture(path: Path | str, found: DecoderConfig, wanted: Deco
     asked = {key: value for key, value in asdict(wanted).items() if key not in own}
     if text := differing_settings(asdict(found), asked):
         raise ConfigError(
-            f"{path} has {text}. Training goes on with the network that is there: leave architecture out, or start "
-            "from random weights in a new run folder, with init_from: null."
+            f"{path} has {text}. Training goes on with the network that is there: leave architecture out (or give all "
+            "of it, with aligned_frames and aligned_past, to add them to one that has neither), or start from random "
+            "weights in a new run folder, with init_from: null."
         )
 
 

@@ -1,7 +1,7 @@
 """One transformed distribution for rollout, update and reference: guidance, temperature, top-k and top-p.
 
 Classifier-free guidance (Ho and Salimans, arXiv 2207.12598; for codec tokens AudioGen, arXiv 2209.15352) needs a
-network that also plays without its condition. A decoder for every t_f is one: far enough behind, nothing is heard.
+network that also plays without its condition. A decoder for every t_f is one: sequences far behind begin unheard.
 """
 
 from __future__ import annotations

@@ -116,6 +116,14 @@ def test_skipped_frames_enter_the_history():
     assert int(player._state.played[0]) == first + 2
 
 
+def test_a_reset_takes_up_another_guidance():
+    env, player = vec_env(2), policy()
+    codes_of(env, player, 1)
+    player.sampling = Sampling(guidance=2.0)
+    guided = codes_of(env, player, 3)
+    assert player._state.guided and guided.shape[1] == 15
+
+
 def test_is_a_policy():
     assert isinstance(policy(), Policy) and not policy().privileged
 

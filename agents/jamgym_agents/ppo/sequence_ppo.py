@@ -132,13 +132,12 @@ class SequencePPO(PPO):
         timing = env.get_attr("timing")[0]
         codec = env.get_attr("codec")[0]
         self.k, self.t_f = int(timing.k), int(timing.t_f)
-        self.teacher_t_f = teacher_t_f
+        self.teacher_t_f, self.teacher_guidance = teacher_t_f, teacher_guidance
         self.kl_reference, self.kl_teacher, self.kl_target = kl_reference, kl_teacher, kl_target
         self.kl_scale = 1.0
         self.critic_warm_up = critic_warm_up
         self.reward_scale = reward_scale
         self.sampling = sampling or Sampling()
-        self.teacher_sampling = replace(self.sampling, guidance=teacher_guidance)
         self.bf16 = bf16
         self.episodes_per_batch = episodes_per_batch
         self.rollouts = 0
@@ -326,8 +325,9 @@ class SequencePPO(PPO):
         loss = loss + self.kl_scale * self.kl_reference * kl
         figures["kl_reference"] = kl.detach()
         if self.kl_teacher > 0:
+            sampling = replace(self.sampling, guidance=self.teacher_guidance)
             with torch.no_grad():
-                teacher, _ = self._log_probs(self.reference, batch, self.teacher_t_f, self.teacher_sampling)
+                teacher, _ = self._log_probs(self.reference, batch, self.teacher_t_f, sampling)
             kl_teacher = losses.masked_mean(losses.exact_kl(log_p, teacher), mask)
             loss = loss + self.kl_scale * self.kl_teacher * kl_teacher
             figures["kl_teacher"] = kl_teacher.detach()
