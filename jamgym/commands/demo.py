@@ -35,6 +35,7 @@ def _recipe() -> FinetuneConfig:
         max_minutes=6.0,
         kl_reference=0.0,
         kl_teacher=0.2,
+        teacher_guidance=3.0,
         critic_warm_up=1,
     )
 
