@@ -103,7 +103,9 @@ def encode_history(
     """
     frames, config = input_codes.shape[1], decoder.config
     played = decoder.embed_played(output_codes[:, :-1], instrument)
-    x = torch.cat([decoder.embed_heard(input_codes), decoder.embed_start(instrument), played], dim=1)
+    x = torch.cat(
+        [decoder.embed_heard(decoder.frame_latents(input_codes)), decoder.embed_start(instrument), played], dim=1
+    )
     angles = rotary_angles(torch.arange(frames).repeat(2).unsqueeze(0), decoder.head_dim)
     visible = visible_frames(frames, torch.tensor([t_f]), torch.tensor([k]))[0]
     size = max(16, SCORES // (len(x) * config.heads * 2 * frames))

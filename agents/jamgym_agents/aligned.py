@@ -32,15 +32,25 @@ class AlignedInput(nn.Module):
         """Return the input frames `(..., P + A)` around output frames at `positions` `(...)`; some may not exist."""
         return positions.unsqueeze(-1) + torch.arange(-self.past, self.frames, device=positions.device)
 
-    def forward(self, latents: Tensor, seen: Tensor) -> Tensor:
-        """Return `(B, M, C)` for `latents` `(B, M, P + A, D)`, of which mask `seen` `(B, M, P + A)` may be used."""
-        shown = seen.unsqueeze(-1).to(latents.dtype)
+    def forward(self, latents: Tensor, places: Tensor, visible: Tensor) -> Tensor:
+        """Embed what may be used of the input around M output frames.
+
+        Args:
+            latents: `(B, M, P + A, D)` of the input frames at `places`; of those that do not exist, any.
+            places: `(B, M, P + A)` of `places`; without B for all sequences alike.
+            visible: `(B, M)` input frames that each output frame may use, or `(B, 1)`.
+
+        Returns:
+            `(B, M, C)`.
+        """
+        seen = ((places >= 0) & (places < visible.unsqueeze(-1))).unsqueeze(-1)
         # where, not a product: what is hidden must not be seen even if it is not finite.
-        return self.project(torch.cat([torch.where(seen.unsqueeze(-1), latents, 0.0), shown], dim=-1).flatten(2))
+        shown = torch.where(seen, latents, 0.0)
+        return self.project(torch.cat([shown, seen.to(latents.dtype)], dim=-1).flatten(2))
 
     def whole(self, latents: Tensor, visible: Tensor) -> Tensor:
         """Return `(B, T, C)` for all T frames of `latents` `(B, T, D)`, given `visible_frames` `(B, T)`."""
         places = self.places(torch.arange(latents.shape[1], device=latents.device))
         padded = F.pad(latents, (0, 0, self.past, max(self.frames - 1, 0)))
         windows = padded.unfold(1, self.past + self.frames, 1).transpose(2, 3)[:, : latents.shape[1]]
-        return self(windows, (places >= 0) & (places < visible.unsqueeze(-1)))
+        return self(windows, places, visible)

@@ -194,9 +194,9 @@ class AccompanimentDecoder(nn.Module):
         """Return the codec's latent vectors `(..., D)` of frames `(..., Q)`: the sums of their entries."""
         return self.latents(codes).sum(-2)
 
-    def embed_heard(self, codes: Tensor) -> Tensor:
-        """Embed input frames `(B, T, Q)` as `(B, T, C)`."""
-        return self.embed_input(self.frame_latents(codes)) + self.stream[0]
+    def embed_heard(self, latents: Tensor) -> Tensor:
+        """Embed the `frame_latents` `(B, T, D)` of input frames as `(B, T, C)`."""
+        return self.embed_input(latents) + self.stream[0]
 
     def embed_played(self, codes: Tensor, instrument: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Embed played frames `(B, T, Q)` as `(B, T, C)`; frames in mask `hidden` `(B, T)` show nothing."""
@@ -227,9 +227,10 @@ class AccompanimentDecoder(nn.Module):
         played = self.embed_played(output_codes[:, :-1], instrument, history_hidden)
         output = torch.cat([self.embed_start(instrument), played], dim=1)
         visible = visible_frames(frames, t_f, k, exist)
+        heard = self.frame_latents(input_codes)
         if self.aligned is not None:
-            output = output + self.aligned.whole(self.frame_latents(input_codes), visible)
-        x = torch.cat([self.embed_heard(input_codes), output], dim=1)
+            output = output + self.aligned.whole(heard, visible)
+        x = torch.cat([self.embed_heard(heard), output], dim=1)
         window, sinks = self.config.window, self.config.sinks
         masks = attention_masks(visible, window, sinks)
         # Once for each stream.

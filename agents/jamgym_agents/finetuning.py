@@ -124,16 +124,10 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
         counts = ("rollouts", "envs", "episodes_per_batch", "n_epochs", "frames", "k", "save_every", "max_songs")
-        weights = (
-            "learning_rate",
-            "critic_learning_rate",
-            "ent_coef",
-            "kl_reference",
-            "kl_teacher",
-            "teacher_guidance",
-        )
+        weights = ("learning_rate", "critic_learning_rate", "ent_coef", "kl_reference", "kl_teacher")
+        others = ("teacher_guidance", "warm_up", "critic_warm_up", "audio_every", "seed")
         check_at_least(self, dict.fromkeys(counts, 1))
-        check_at_least(self, dict.fromkeys((*weights, "warm_up", "critic_warm_up", "audio_every", "seed"), 0))
+        check_at_least(self, dict.fromkeys((*weights, *others), 0))
         check_above_zero(self, ("clip_range", "reward_scale", "kl_target", "max_minutes"))
         check_shares(self, ("gamma", "gae_lambda"))
         if self.seed >= 2**32:

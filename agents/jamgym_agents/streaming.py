@@ -119,7 +119,8 @@ class StreamingDecoder:
         positions = state.heard.unsqueeze(1) + torch.arange(newest, device=codes.device)
         extent = state.make_room(newest, HEARD)
         state.keep_codes(positions, codes[:, :newest])
-        self._run(self.decoder.embed_heard(codes[:, :newest]), self._look(positions, state, HEARD, extent), state)
+        x = self.decoder.embed_heard(self.decoder.frame_latents(codes[:, :newest]))
+        self._run(x, self._look(positions, state, HEARD, extent), state)
         # What lies beyond a row's count was written too; the count hides it until it is overwritten.
         state.heard += count
 
@@ -206,7 +207,7 @@ class StreamingDecoder:
             return None
         places = module.places(positions)
         latents = self.decoder.frame_latents(state.codes_of(places.clamp_min(0)))
-        return module(latents, (places >= 0) & (places < state.heard.view(-1, 1, 1)))
+        return module(latents, places, state.heard.unsqueeze(1))
 
     def _look(self, positions: Tensor, state: DecoderState, stream: int, extent: int) -> _View:
         """Return the view of new frames of `stream` at consecutive `positions` `(B, M)`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -86,10 +86,7 @@ class DecoderActorCritic(BasePolicy):
             k=k,
             seed=seed,
             decoder=self.decoder,
-            temperature=self.sampling.temperature,
-            top_k=self.sampling.top_k,
-            top_p=self.sampling.top_p,
-            guidance=self.sampling.guidance,
+            **asdict(self.sampling),
         )
         self.optimizer = torch.optim.AdamW(
             [
