@@ -8,7 +8,7 @@ overwritten that the window still reaches. Until the ring is full, frame n lies 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -103,6 +103,15 @@ class DecoderState:
     def all_rows(self, values: Tensor) -> Tensor:
         """Return what belongs to the streams, `(streams, ...)`, for all rows `(B, ...)`."""
         return torch.cat([values, values]) if self.guided else values
+
+    def listening(self) -> DecoderState:
+        """Return the rows that hear, as views: what is written to them in place is written to this state."""
+        if not self.guided:
+            return self
+        part = slice(self.streams)
+        shown = {name: getattr(self, name)[part] for name in ("heard", "played", "instrument", "last")}
+        codes = None if self.codes is None else self.codes[part]
+        return replace(self, keys=self.keys[:, part], values=self.values[:, part], codes=codes, guided=False, **shown)
 
     @property
     def capacity(self) -> int:

@@ -113,16 +113,14 @@ class StreamingDecoder:
         newest = int(count.max()) if len(count) else 0
         if newest == 0:
             return
-        if state.guided:
-            # The rows that hear nothing are written to as well; their count hides it.
-            codes, count = state.all_rows(codes), torch.cat([count, torch.zeros_like(count)])
-        positions = state.heard.unsqueeze(1) + torch.arange(newest, device=codes.device)
         extent = state.make_room(newest, HEARD)
-        state.keep_codes(positions, codes[:, :newest])
+        rows = state.listening()
+        positions = rows.heard.unsqueeze(1) + torch.arange(newest, device=codes.device)
+        rows.keep_codes(positions, codes[:, :newest])
         x = self.decoder.embed_heard(self.decoder.frame_latents(codes[:, :newest]))
-        self._run(x, self._look(positions, state, HEARD, extent), state)
+        self._run(x, self._look(positions, rows, HEARD, extent), rows)
         # What lies beyond a row's count was written too; the count hides it until it is overwritten.
-        state.heard += count
+        rows.heard += count
 
     @torch.no_grad()
     def generate(

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jamgym_agents.kv_cache import HEARD
 from jamgym_agents.sampling import Sampling, guide, transform
 from jamgym_agents.streaming import StreamingDecoder
 from jamgym_agents.visibility import attention_masks
@@ -241,6 +242,16 @@ def test_guidance_leaves_no_trace_of_what_is_heard_at_weight_0():
     assert torch.equal(one, other)
     one, other = (play(decoder, part, 5, 3, [0, 0], Sampling(guidance=2.0))[0] for part in heard)
     assert not torch.equal(one, other)
+
+
+def test_rows_that_hear_nothing_are_not_given_the_input():
+    stream = StreamingDecoder(tiny_decoder(aligned_frames=2))
+    state = stream.initial_state(2, guided=True)
+    stream.hear(state, torch.randint(1, 16, (2, 3, 2)), torch.tensor([3, 2]))
+    assert state.heard.tolist() == [3, 2, 0, 0]
+    heard_slots = state.keys[:, :, :, HEARD::2]
+    assert heard_slots[:, :2].any() and not heard_slots[:, 2:].any()
+    assert state.codes[:2].any() and not state.codes[2:].any()
 
 
 def test_a_state_without_room_for_guidance_is_refused():
