@@ -40,10 +40,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix + ".tmp")
         temporary = Path(name)
-        # mkstemp makes private files; give the result what an ordinary open() would.
-        os.fchmod(handle, 0o666 & ~_umask()) if hasattr(os, "fchmod") else None
         os.close(handle)
         yield temporary
+        # mkstemp makes private files, and so do some writers; give the result what an ordinary open() would.
+        os.chmod(temporary, 0o666 & ~_umask())
         with open(temporary, "rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)

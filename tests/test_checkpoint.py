@@ -21,6 +21,12 @@ def test_tensors_and_metadata_come_back(tmp_path):
         assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
 
 
+def test_others_may_read_a_checkpoint_as_any_file(tmp_path):
+    save_tensors(tmp_path / "a.safetensors", {"w": torch.ones(2)})
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_metadata_must_be_strings(tmp_path):
     with pytest.raises(CheckpointError, match="'steps'.*int"):
         save_tensors(tmp_path / "a.safetensors", {}, {"steps": 3})
