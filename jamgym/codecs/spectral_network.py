@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jamgym.codecs.quantizer import ResidualVectorQuantizer
+from jamgym.errors import ConfigError
+from jamgym.ranges import check_at_least
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,16 @@ class SpectralConfig:
     fine_blocks: int = 3
     kernel: int = 7
 
+    def __post_init__(self) -> None:
+        """Refuse sizes that no network can have, and hops that the windows of synthesis do not fit."""
+        check_at_least(self, _LEAST)
+        if self.hop not in (valid := valid_hops()):
+            near = min(valid, key=lambda hop: abs(hop - self.hop))
+            raise ConfigError(
+                f"hop is {self.hop}; a quarter of it must divide the synthesis window of {SYNTHESIS_WINDOW} samples at "
+                f"least twice. Give one of {', '.join(map(str, valid))}; the nearest is {near}."
+            )
+
     @property
     def sub_hop(self) -> int:
         """Samples between the short windows: four per frame."""
@@ -76,6 +88,22 @@ TONES_PER_OCTAVE = 24
 LOWEST_TONE, HIGHEST_TONE = 36.7, 6000.0
 #: Below this many Hz only the oscillators sound: the short windows' bins are wider there than the tones' distances.
 TONES_ONLY_BELOW = 350.0
+
+#: The least value of each size; the highest oscillator must lie below half of the sample rate.
+_LEAST = {
+    "sample_rate": 2 * int(HIGHEST_TONE),
+    **dict.fromkeys(("num_codebooks", "latent_dim", "channels", "fine_channels"), 1),
+    "cardinality": 2,
+    "encoder_blocks": 0,
+    "decoder_blocks": 0,
+    "fine_blocks": 0,
+    "kernel": 2,  # with one tap there would be no past to keep
+}
+
+
+def valid_hops() -> list[int]:
+    """Return the hops whose synthesis windows overlap and add up to one: each lasts a whole number of sub-hops."""
+    return [4 * sub for sub in range(1, SYNTHESIS_WINDOW // 2 + 1) if SYNTHESIS_WINDOW % sub == 0]
 
 
 class CausalBlock(nn.Module):

@@ -71,8 +71,6 @@ class CodecTrainingConfig:
         """Refuse values without meaning."""
         check_at_least(self, _LEAST)
         hop, window = self.architecture.hop, max(size for size, _ in RESOLUTIONS)
-        if hop < 1:
-            raise ConfigError(f"architecture.hop is {hop}; give at least 1 sample.")
         # Only the loss needs whole windows; the encoder and the measurement of tones pad theirs with silence.
         if self.clip_frames * hop < window:
             raise ConfigError(

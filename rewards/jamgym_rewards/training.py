@@ -27,7 +27,7 @@ from jamgym.codec import Codec
 from jamgym.corpus import Corpus, Split
 from jamgym.errors import ConfigError, CorpusError
 from jamgym.files import atomic_path
-from jamgym.ranges import check_above_zero, check_at_least
+from jamgym.ranges import check_above_zero, check_at_least, check_finite
 from jamgym.specs import Spec, create_from_spec, spec_name
 from jamgym_rewards.coherence import CoherenceReward, calibration_key
 from jamgym_rewards.discriminative import DiscriminativeReward
@@ -185,6 +185,7 @@ def train_coherence(config: CoherenceTrainingConfig, run: Run) -> dict[str, floa
 
     Raises:
         ConfigError: The corpus or the codec is not at 16 kHz.
+        JamgymError: Loss or gradient of a step is not finite; the step is not taken.
     """
     with _threads(config.threads), torch.random.fork_rng(devices=[]):
         return _train(config, run)
@@ -246,6 +247,7 @@ def _train(config: CoherenceTrainingConfig, run: Run) -> dict[str, float]:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            check_finite(step, float(loss.detach()), float(norm))
             optimizer.step()
             step += 1
             progress.advance(1, loss=float(loss.detach()), **figures)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +15,9 @@ from jamgym.codecs.spectral_network import (
     SpectralConfig,
     SpectralNetwork,
     synthesis_window,
+    valid_hops,
 )
+from jamgym.errors import ConfigError
 
 TINY = SpectralConfig(
     num_codebooks=2,
@@ -118,3 +121,35 @@ def test_forward_reconstructs_the_shape_and_reaches_every_weight():
     assert made.levels.shape == (2, 40, network.decoder.bank.tones)
     (made.audio.square().mean() + made.commitment).backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("hop", valid_hops())
+def test_a_valid_hop_makes_a_network_whose_sound_is_whole_frames_of_finite_numbers(hop):
+    torch.manual_seed(0)
+    made = SpectralNetwork(replace(TINY, hop=hop)).eval().requires_grad_(False)
+    latents, _ = made.encoder(torch.randn(1, 5 * hop) * 0.1)
+    audio, _ = made.decoder(latents)
+    assert latents.shape[1] == 5 and audio.shape == (1, 5 * hop) and torch.isfinite(audio).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("hop", 600, r"hop is 600; .*640 samples .* the nearest is 640"),
+        ("hop", 2560, r"hop is 2560; .* the nearest is 1280"),
+        ("hop", 0, "hop is 0"),
+        ("sample_rate", 8000, "sample_rate is 8000; it must be at least 12000"),
+        ("num_codebooks", 0, "num_codebooks is 0; it must be at least 1"),
+        ("cardinality", 1, "cardinality is 1; it must be at least 2"),
+        ("channels", 0, "channels is 0"),
+        ("fine_blocks", -1, "fine_blocks is -1"),
+        ("kernel", 1, "kernel is 1; it must be at least 2"),
+    ],
+)
+def test_sizes_that_no_network_can_have_are_refused(name, value, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(TINY, **{name: value})
+
+
+def test_a_hop_whose_windows_do_not_overlap_would_divide_by_zero():
+    assert not torch.isfinite(synthesis_window(SYNTHESIS_WINDOW)).all() and 4 * SYNTHESIS_WINDOW not in valid_hops()

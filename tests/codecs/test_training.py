@@ -219,8 +219,8 @@ def test_another_architecture_is_refused_on_resume_even_where_the_weights_would_
     run_training(tmp_path, steps=1)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
     # Neither changes the shape of a weight.
-    other = replace(CONFIG["architecture"], hop=320, sample_rate=8000)
-    with pytest.raises(ConfigError, match="sample_rate 16000 where architecture says 8000, hop 640 where .* 320"):
+    other = replace(CONFIG["architecture"], hop=320, sample_rate=24000)
+    with pytest.raises(ConfigError, match="sample_rate 16000 where architecture says 24000, hop 640 where .* 320"):
         run_training(tmp_path, resume=True, architecture=other, clip_frames=20)
     with pytest.raises(ConfigError, match="channels 16 where architecture says 32"):
         run_training(tmp_path, resume=True, architecture=replace(CONFIG["architecture"], channels=32))

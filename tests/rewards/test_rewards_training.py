@@ -10,9 +10,10 @@ from jamgym import registry
 from jamgym.checkpoint import load_state
 from jamgym.commands.parsing import parse
 from jamgym.corpus import Song, Stem, Truth
-from jamgym.errors import ConfigError
+from jamgym.errors import ConfigError, JamgymError
 from jamgym.reward import Windows
 from jamgym.run import Run
+from jamgym_rewards import training
 from jamgym_rewards.features import SAMPLE_RATE, Analysis, FeatureSpec, Prepared, cut, prepare
 from jamgym_rewards.losses import contrastive_loss
 from jamgym_rewards.negatives import KINDS, draw_batch, make_feature_pair, render_pair, shifted_start, window
@@ -254,6 +255,22 @@ def test_a_weight_decay_that_changed_on_resume_takes_effect(tmp_path):
             train_coherence(config, run)
     (group,) = load_state(tmp_path / "r" / "checkpoint.safetensors")["optimizer"]["param_groups"]
     assert group["weight_decay"] == 0.5
+
+
+@pytest.mark.parametrize("diverged", [lambda loss: loss * float("nan"), lambda loss: (0.0 * loss).sqrt()])
+def test_a_loss_or_gradient_that_is_not_finite_stops_before_the_optimizer_steps(tmp_path, monkeypatch, diverged):
+    steps = []
+    honest = training.batch_loss
+
+    def batch_loss(network, batch):
+        loss, figures = honest(network, batch)
+        return diverged(loss), figures
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: steps.append(self))
+    monkeypatch.setattr(training, "batch_loss", batch_loss)
+    with make_run(tmp_path / "r", TINY) as run, pytest.raises(JamgymError, match=r"step 0 .*lower learning_rate"):
+        train_coherence(TINY, run)
+    assert steps == [] and not list((tmp_path / "r").glob("*.safetensors"))
 
 
 def reread(command):
