@@ -16,7 +16,8 @@ from jamgym.corpus import INSTRUMENTS
 from jamgym.errors import ConfigError
 from jamgym.files import atomic_path
 from jamgym.run import Run
-from jamgym_agents.finetuning import FinetuneConfig, finetune
+from jamgym_agents.finetuning import finetune
+from jamgym_agents.ppo.settings import FinetuneConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -98,7 +98,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "finetune",
         "Fine-tune a decoder with PPO against a reward model.",
-        "jamgym_agents.finetuning:FinetuneConfig",
+        "jamgym_agents.ppo.settings:FinetuneConfig",
         "jamgym_agents.finetuning:finetune",
         (
             "jamgym finetune --config configs/finetune/demo.yaml",

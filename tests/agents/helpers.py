@@ -13,9 +13,9 @@ from jamgym.testing import ToyCodec, ToyCorpus, ToyReward
 from jamgym.wrappers.sb3 import JamgymSB3VecEnv
 from jamgym_agents.checkpoint import new_decoder, save_decoder
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
-from jamgym_agents.finetuning import FinetuneConfig
 from jamgym_agents.mle.settings import PretrainConfig
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
+from jamgym_agents.ppo.settings import FinetuneConfig
 
 TINY = DecoderConfig(latent_dim=8, dim=32, layers=2, heads=2, kv_heads=1, depth_dim=32, dropout=0.1)
 PRETRAIN = PretrainConfig(

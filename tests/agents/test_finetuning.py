@@ -16,9 +16,10 @@ from jamgym.errors import CheckpointError, ConfigError, JamgymError, RewardError
 from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyReward
 from jamgym_agents.checkpoint import load_decoder
-from jamgym_agents.finetuning import FinetuneConfig, actor_rate, finetune
+from jamgym_agents.finetuning import finetune
 from jamgym_agents.ppo.buffer import EpisodeBuffer
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
+from jamgym_agents.ppo.settings import FinetuneConfig, actor_rate
 
 from .helpers import finetune_config
 
@@ -143,7 +144,8 @@ import torch
 torch.set_num_threads(int(sys.argv[3]))  # other numbers of threads round otherwise
 from jamgym.config import config_from_mapping
 from jamgym.run import Run
-from jamgym_agents.finetuning import FinetuneConfig, finetune
+from jamgym_agents.finetuning import finetune
+from jamgym_agents.ppo.settings import FinetuneConfig
 from jamgym_agents.ppo.buffer import EpisodeBuffer
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
 from jamgym_agents.ppo.sequence_ppo import SequencePPO

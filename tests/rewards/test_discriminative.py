@@ -7,7 +7,7 @@ import torch
 
 from jamgym.errors import ConfigError
 from jamgym.reward import Windows
-from jamgym_agents.finetuning import FinetuneConfig
+from jamgym_agents.ppo.settings import FinetuneConfig
 from jamgym_rewards.discriminative import DiscriminativeReward
 from jamgym_rewards.features import FeatureSpec, prepare
 from jamgym_rewards.joint import JointConfig, JointNetwork
