@@ -23,7 +23,8 @@ from jamgym.registry import codecs, corpora
 from jamgym_agents.checkpoint import load_decoder
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.mle.losses import token_loss
-from jamgym_agents.mle.token_data import TokenBatch, TokenSet, load_tokens
+from jamgym_agents.mle.token_cache import load_tokens
+from jamgym_agents.mle.token_data import TokenBatch, TokenSet
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from jamgym.vector_env import AccompanimentVectorEnv
 from jamgym_agents.checkpoint import load_decoder
 from jamgym_agents.decoder_policy import DecoderPolicy
 from jamgym_agents.mle.input_use import input_use
-from jamgym_agents.mle.token_data import load_tokens
+from jamgym_agents.mle.token_cache import load_tokens
 
 FRAMES = 62  # not a multiple of any k > 1 below, so the last chunk is cut
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from jamgym.corpus import INSTRUMENTS
 from jamgym.errors import ConfigError
-from jamgym.ranges import check_at_least
+from jamgym.ranges import check_at_least, check_shares
 from jamgym_agents.aligned import AlignedInput
 from jamgym_agents.attention import Angles, Block, rotary_angles
 from jamgym_agents.lookahead import Lookahead, LookaheadHead
@@ -71,6 +71,7 @@ class DecoderConfig:
         """Refuse sizes that no network can have, and a window that does not hold the sinks."""
         names = ("num_codebooks", "cardinality", "latent_dim", "dim", "layers", "heads", "kv_heads", "depth_dim")
         check_at_least(self, {**dict.fromkeys(names, 1), "aligned_frames": 0, "aligned_past": 0})
+        check_shares(self, ("dropout",))
         if self.dim % (2 * self.heads):
             raise ConfigError(
                 f"dim is {self.dim} and heads {self.heads}; dim must be a multiple of 2 * heads = {2 * self.heads}, "

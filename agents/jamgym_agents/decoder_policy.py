@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from jamgym.codec import Codec, Codes
 from jamgym.episode import Episode, EpisodeSource
-from jamgym.errors import ConfigError
+from jamgym.errors import ActionError, ConfigError
 from jamgym.playback import PLAYED_AS_EMITTED
 from jamgym_agents.checkpoint import load_decoder
 from jamgym_agents.decoder import AccompanimentDecoder
@@ -71,6 +71,10 @@ class DecoderPolicy:
         self._state: DecoderState | None = None
         self.last_chunk: Chunk | None = None
 
+    def seed(self, seed: int) -> None:
+        """Draw what follows from `seed`."""
+        self._generator.manual_seed(seed)
+
     def reset(self, rows: NDArray[np.bool_], episodes: Sequence[Episode] | None = None) -> None:
         """Forget the past of the rows in mask `rows` `(N,)`."""
         mask = torch.as_tensor(np.asarray(rows, dtype=bool))
@@ -88,6 +92,7 @@ class DecoderPolicy:
 
         Raises:
             ConfigError: The observation is of mode "window", or of another chunk size.
+            ActionError: A row stands in the middle of an episode of which nothing is known here.
         """
         self._check(observation)
         count = len(observation["heard"])
@@ -96,11 +101,15 @@ class DecoderPolicy:
         state = self._state
         assert state is not None
         # A row at frame 0 starts a new episode, whether or not anybody called reset.
-        state.reset(_column(observation["frame"]) == 0, _column(observation["instrument"]))
+        frame = _column(observation["frame"])
+        state.reset(frame == 0, _column(observation["instrument"]))
+        self._check_history(frame, state)
         sizes, decided = _column(observation["k"]), _column(observation["played_count"])
         status = np.asarray(observation["played_status"])
         slots = np.arange(status.shape[1]) < decided.numpy()[:, None]
-        if (slots & ~np.isin(status, PLAYED_AS_EMITTED)).any() or (decided > sizes).any():
+        # Fewer than were emitted: the episode ended within the chunk, and what lies behind its end was not played.
+        differ = (decided > sizes) | ((decided > 0) & (decided < sizes))
+        if (slots & ~np.isin(status, PLAYED_AS_EMITTED)).any() or differ.any():
             played = torch.as_tensor(np.array(observation["played"])).long()
             self._stream.amend(state, played, decided, sizes)
         heard = torch.as_tensor(np.array(observation["heard"])).long()
@@ -109,6 +118,16 @@ class DecoderPolicy:
         if self.k == self.chunk and (sizes < self.k).any():
             self._stream.cut(state, self.last_chunk, sizes)
         return self.last_chunk
+
+    def _check_history(self, frame: torch.Tensor, state: DecoderState) -> None:
+        """Refuse rows that go on with an episode whose beginning this policy has not played."""
+        unknown = (frame > 0) & (state.played[: state.streams] == 0)
+        if unknown.any():
+            row = int(unknown.nonzero()[0])
+            raise ActionError(
+                f"Row {row} is at frame {int(frame[row])}, but policy {self.name!r} has not played its episode: the "
+                "number of rows or the guidance has changed, or reset was called. Begin a new episode in every row."
+            )
 
     def _check(self, observation: Mapping[str, NDArray[Any]]) -> None:
         """Refuse observations that would be heard wrong without any other sign."""

@@ -1,8 +1,8 @@
 """Fine-tuning a pretrained decoder with sequence PPO: one program from environment to checkpoint.
 
-Saved after every so many rollouts, atomically and without pickle: actor, critic, optimizer, random states of policy
-and minibatches, the KL controller, and whatever the reward has learned. Songs and latencies of a rollout are seeded
-by its number, so a resumed run meets the same ones and ends with the same figures.
+Saved after every so many rollouts, atomically and without pickle: actor, critic, optimizer, the KL controller, and
+whatever the reward has learned. Songs, latencies, sampling and minibatches of a rollout are seeded by its number, so a
+resumed run meets the same ones and ends with the same figures.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def reseed(model: SequencePPO, seed: int) -> None:
         raise ConfigError("The model has no environment.")
     model.env.seed(songs % 2**31)
     model._last_obs = model.env.reset()  # type: ignore[assignment]
-    model.policy.player._generator.manual_seed(sampling)
+    model.policy.player.seed(sampling)
     model.batch_generator.manual_seed(order)
 
 
@@ -180,11 +180,15 @@ def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
         model.policy.optimizer.load_state_dict(state["optimizer"])
         model.policy.optimizer.param_groups[1]["lr"] = config.critic_learning_rate
         model.reference.load_state_dict(state["reference"])
-        model.rollouts, model.num_timesteps = int(state["rollouts"]), int(state["num_timesteps"])
-        model.kl_scale = float(state["kl_scale"])
+        model.rollouts = int(state["rollouts"])
+        # By today's sizes, which may be others, so that schedules go on by rollouts.
+        model.num_timesteps = model.rollouts * model.n_steps * config.envs
+        if config.kl_target is not None:
+            model.kl_scale = float(state["kl_scale"])
         scores = [float(score) for score in state["scores"]]
         load_reward_state(reward_of(env), state.get("reward"))
-        run.truncate(model.rollouts)
+    if run.resumed:
+        run.truncate(model.rollouts)  # a run that was killed may have logged more than its checkpoint has, or has none
 
     def save() -> None:
         run.keep_settings()

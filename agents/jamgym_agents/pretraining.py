@@ -29,7 +29,8 @@ from jamgym_agents.mle.learner import Learner
 from jamgym_agents.mle.live_sample import live_mix
 from jamgym_agents.mle.losses import count_entries, losses, weighted_sum
 from jamgym_agents.mle.settings import PretrainConfig, learning_rate
-from jamgym_agents.mle.token_data import TokenSet, load_tokens
+from jamgym_agents.mle.token_cache import load_tokens
+from jamgym_agents.mle.token_data import TokenSet
 
 if TYPE_CHECKING:
     from jamgym.run import Run
@@ -90,8 +91,16 @@ def pretrain(config: PretrainConfig, run: Run) -> dict[str, float]:
         return _pretrain(config, run, workers)
 
 
-def check_same_architecture(path: Path | str, found: DecoderConfig, wanted: DecoderConfig) -> None:
+def check_same_architecture(
+    path: Path | str, found: DecoderConfig, wanted: DecoderConfig, resumed: bool = False
+) -> None:
     """Refuse an architecture that the network at `path` does not have; the default asks for nothing.
+
+    Args:
+        path: For the message.
+        found: Of the network that training goes on with.
+        wanted: What the settings ask for.
+        resumed: Whether the network is that of a run's checkpoint, to which nothing can be added.
 
     Raises:
         ConfigError: A setting other than the codec's sizes differs.
@@ -101,9 +110,14 @@ def check_same_architecture(path: Path | str, found: DecoderConfig, wanted: Deco
     own = {"num_codebooks", "cardinality", "latent_dim"}
     asked = {key: value for key, value in asdict(wanted).items() if key not in own}
     if text := differing_settings(asdict(found), asked):
+        added = (
+            "leave architecture out; to add aligned_frames and aligned_past to it, start a new run with init_from"
+            if resumed
+            else "leave architecture out (or give all of it, with aligned_frames and aligned_past, to add them to one "
+            "that has neither)"
+        )
         raise ConfigError(
-            f"{path} has {text}. Training goes on with the network that is there: leave architecture out (or give all "
-            "of it, with aligned_frames and aligned_past, to add them to one that has neither), or start from random "
+            f"{path} has {text}. Training goes on with the network that is there: {added}, or start from random "
             "weights in a new run folder, with init_from: null."
         )
 
@@ -123,7 +137,7 @@ def first_decoder(
     if state is not None:
         # Not from init_from, which may be gone by now.
         architecture = DecoderConfig(**state["architecture"])
-        check_same_architecture(path, architecture, config.architecture)
+        check_same_architecture(path, architecture, config.architecture, resumed=True)
         return new_decoder(architecture, codec)
     if config.init_from is None:
         return new_decoder(config.architecture, codec)
@@ -153,7 +167,8 @@ def _pretrain(config: PretrainConfig, run: Run, workers: Workers) -> dict[str, f
     learner = Learner.create(decoder.to(workers.device), config)
     if state is not None:
         first = learner.restore(state)
-        run.truncate(first)
+    if run.resumed:
+        run.truncate(first)  # a run that was killed may have logged more than its checkpoint has, or has none
     if workers.sum([float(first)]) != [float(first * workers.count)]:
         raise ConfigError(f"Not every process sees the checkpoint {path}; --out must be a folder that all share.")
     model = workers.wrap(learner.decoder)
@@ -227,6 +242,7 @@ def _load_data(config: PretrainConfig, corpus: Corpus, codec: Codec, run: Run, w
                 songs,
                 advance=lambda: progress.advance(1),
                 processes=config.encode_processes,
+                stop=lambda: run.stop_requested,
             )
     if workers.rank == 0:
         workers.wait()

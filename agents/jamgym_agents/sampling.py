@@ -14,13 +14,16 @@ from torch import Tensor
 
 from jamgym.errors import ConfigError
 
+#: Temperatures below it count as 0.
+LOWEST_TEMPERATURE = 1e-6
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How codes are drawn.
 
     Attributes:
-        temperature: Divides the logits; 0 always takes the likeliest code.
+        temperature: Divides the logits; 0, or what is hardly above it, always takes the likeliest code.
         top_k: Keep the so many likeliest codes; 0 keeps all.
         top_p: Keep the likeliest codes up to this total probability; 1 keeps all.
         guidance: How far to go from what the network would play if it heard nothing (0) to what it plays from what
@@ -31,6 +34,16 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     guidance: float = 1.0
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the temperature is so low that it is 0: logits divided by it would overflow."""
+        return self.temperature < LOWEST_TEMPERATURE
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether there is nothing to draw."""
+        return self.greedy or self.top_k == 1
 
     @property
     def guided(self) -> bool:
@@ -60,7 +73,7 @@ def transform(logits: Tensor, sampling: Sampling) -> Tensor:
     Excluded codes get -inf. A temperature of 0 puts all probability on the likeliest code.
     """
     logits = logits.float()
-    if sampling.temperature == 0:
+    if sampling.greedy:
         best = logits.argmax(-1, keepdim=True)
         return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
     if sampling.temperature != 1:

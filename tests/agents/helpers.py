@@ -54,11 +54,10 @@ def tiny_decoder(seed: int = 0, sharpness: float = 4.0, **settings: Any) -> Acco
 
 
 def vec_env(envs: int = 4, reward=None, seconds: float = 3.0, **settings) -> AccompanimentVectorEnv:
-    settings = {"t_f": -5, "k": 5, "frames": 22, **settings}
+    settings = {"t_f": -5, "k": 5, "frames": 22, "codec": ToyCodec(), **settings}
     return AccompanimentVectorEnv(
         envs,
         corpus=ToyCorpus(songs=3, seconds=seconds),
-        codec=ToyCodec(),
         reward=ToyReward() if reward is None else reward,
         **settings,
     )

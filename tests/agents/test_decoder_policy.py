@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from jamgym.errors import ConfigError
+from jamgym.errors import ActionError, ConfigError
 from jamgym.policy import Policy
 from jamgym.testing import PolicyConformance, ToyCodec
 from jamgym_agents.decoder_policy import DecoderPolicy
@@ -114,6 +114,34 @@ def test_skipped_frames_enter_the_history():
     assert first > before + 2
     # Every slot before the chunk is in the history, then the chunk itself.
     assert int(player._state.played[0]) == first + 2
+
+
+def test_frames_behind_the_end_do_not_enter_the_history():
+    env, player = vec_env(2, autoreset_mode="Disabled", t_f=-3), policy()
+    observation, _ = env.reset(seed=0)
+    done = False
+    while not done:
+        observation, _, terminated, truncated, _ = env.step(player.act(observation).reshape(2, -1))
+        done = bool((terminated | truncated).all())
+    # The last call emitted 25 frames in all, of an episode of 22.
+    player.step(observation)
+    assert player._state.played.tolist() == [22 + 5, 22 + 5]
+
+
+@pytest.mark.parametrize("how", ["rows", "guidance", "reset"])
+def test_an_episode_whose_beginning_was_not_played_is_refused(how):
+    env, player = vec_env(2), policy()
+    observation, _ = env.reset(seed=0)
+    observation, *_ = env.step(player.act(observation).reshape(2, -1))
+    if how == "rows":
+        observation = {key: value[:1] for key, value in observation.items()}
+    elif how == "guidance":
+        player.sampling = Sampling(guidance=2.0)
+        player.reset(np.array([True, False]))
+    else:
+        player.reset(np.array([False, True]))
+    with pytest.raises(ActionError, match=r"Row \d is at frame 5, but policy 'decoder' has not played its episode"):
+        player.act(observation)
 
 
 def test_a_reset_takes_up_another_guidance():

@@ -16,7 +16,7 @@ from jamgym.errors import CheckpointError, ConfigError, JamgymError, RewardError
 from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyReward
 from jamgym_agents.checkpoint import load_decoder
-from jamgym_agents.finetuning import finetune
+from jamgym_agents.finetuning import RolloutCallback, finetune
 from jamgym_agents.ppo.buffer import EpisodeBuffer
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
 from jamgym_agents.ppo.settings import FinetuneConfig, actor_rate
@@ -237,6 +237,8 @@ def test_unknown_keys_and_impossible_values():
         config_from_mapping(FinetuneConfig, {"sampling": {"temprature": 1.0}})
     with pytest.raises(ConfigError, match="nothing to learn"):
         config_from_mapping(FinetuneConfig, {"sampling": {"temperature": 0.0}})
+    with pytest.raises(ConfigError, match="nothing to learn"):
+        config_from_mapping(FinetuneConfig, {"sampling": {"top_k": 1}})
     with pytest.raises(ConfigError, match="evaluation only"):
         FinetuneConfig(reward={"name": "judge"})
     for judge in ("judge", {"name": "judge"}, "jamgym_rewards.judge:JudgeReward"):
@@ -247,6 +249,13 @@ def test_unknown_keys_and_impossible_values():
     FinetuneConfig(reward={"name": "mixture", "rewards": ["coherence", {"name": "silence"}]})
     with pytest.raises(ConfigError, match="rollouts"):
         FinetuneConfig(rollouts=0)
+
+
+@pytest.mark.parametrize(
+    "reward", [{"name": 5}, {"name": "mixture", "rewards": 5}, {"name": "mixture", "rewards": [5]}]
+)
+def test_a_malformed_reward_is_left_to_whoever_makes_it(reward):
+    assert FinetuneConfig(reward=reward).reward == reward
 
 
 @pytest.mark.parametrize(
@@ -301,6 +310,47 @@ def test_a_run_goes_on_without_its_start_and_with_a_new_rate_of_the_critic(tmp_p
     )
     figures = train(replace(config, rollouts=2, critic_learning_rate=0.25), tmp_path / "run", resume=True)
     assert figures["rollouts"] == 2 and rates == [0.25]
+
+
+def steps_of(folder):
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_kill_before_the_first_checkpoint_leaves_no_line_twice(config, whole, tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    def killing(self):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RolloutCallback, "_on_rollout_start", start_until(3, RolloutCallback._on_rollout_start, killing))
+        train(replace(config, save_every=100), tmp_path / "run")
+    assert steps_of(tmp_path / "run") == [1, 2, 3] and not (tmp_path / "run/checkpoint.safetensors").exists()
+    train(replace(config, save_every=100), tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", whole[0])
+
+
+def start_until(rollouts, original, then):
+    """Return `original` for the first rollouts, and `then` after them."""
+    return lambda self: original(self) if self._model.rollouts < rollouts else then(self)
+
+
+def test_a_run_that_goes_on_with_more_environments_keeps_its_schedule(config, tmp_path):
+    first = replace(config, envs=2, warm_up=2)
+    train(first, tmp_path / "run", before=stop_after(12))
+    train(replace(first, envs=8), tmp_path / "run", resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 5
+    rates = [actor_rate(1 - line["step"] / 5, first) for line in lines]
+    assert [line["train/learning_rate"] for line in lines] == pytest.approx(rates)
+
+
+def test_weights_of_the_divergence_go_back_to_their_own_without_a_target(config, tmp_path):
+    train(config, tmp_path / "run", before=stop_after(18))
+    assert load_state(tmp_path / "run/checkpoint.safetensors")["kl_scale"] != 1
+    train(replace(config, kl_target=None), tmp_path / "run", resume=True)
+    assert load_state(tmp_path / "run/checkpoint.safetensors")["kl_scale"] == 1
 
 
 def test_another_codec_is_refused(config, tmp_path):

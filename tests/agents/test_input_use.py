@@ -5,7 +5,7 @@ import torch
 from jamgym.errors import ConfigError
 from jamgym.testing import ToyCodec, ToyCorpus
 from jamgym_agents.mle.input_use import _other_song, half_interval, input_use, validate
-from jamgym_agents.mle.token_data import load_tokens
+from jamgym_agents.mle.token_cache import load_tokens
 
 from .helpers import tiny_decoder
 

@@ -5,7 +5,7 @@ import torch
 from jamgym.testing import ToyCodec, ToyCorpus
 from jamgym_agents.decoder_policy import DecoderPolicy
 from jamgym_agents.mle.live_sample import live_mix, play_live
-from jamgym_agents.mle.token_data import load_tokens
+from jamgym_agents.mle.token_cache import load_tokens
 
 from .helpers import tiny_decoder, vec_env
 

@@ -10,7 +10,7 @@ from jamgym_agents.checkpoint import new_decoder
 from jamgym_agents.mle.batch import draw_step, dropout_seed
 from jamgym_agents.mle.distributed import Workers
 from jamgym_agents.mle.losses import count_entries, losses
-from jamgym_agents.mle.token_data import load_tokens
+from jamgym_agents.mle.token_cache import load_tokens
 from jamgym_agents.pretraining import gather_gradients
 
 from .helpers import TINY

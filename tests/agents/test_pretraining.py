@@ -34,6 +34,10 @@ def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("JAMGYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+def make_run(folder, resume=False):
+    return Run.create(folder, command="pretrain", config={}, seed=0, resume=resume, quiet=True)
+
+
 def train(folder, resume=False, fail_at=None, monkeypatch=None, config=CONFIG):
     original = mle_batch.draw_conditions
     calls = []
@@ -46,7 +50,7 @@ def train(folder, resume=False, fail_at=None, monkeypatch=None, config=CONFIG):
 
     with (
         monkeypatch.context() as patch,
-        Run.create(folder, command="pretrain", config={}, seed=0, resume=resume, quiet=True) as run,
+        make_run(folder, resume) as run,
     ):
         patch.setattr(mle_batch, "draw_conditions", failing)
         return pretrain(config, run)
@@ -127,6 +131,32 @@ def test_a_kill_between_log_and_checkpoint_leaves_no_line_twice(tmp_path, monkey
     train(tmp_path / "cut", resume=True, monkeypatch=monkeypatch)
     whole, cut = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut"))
     assert cut == whole
+
+
+def test_a_kill_before_the_first_checkpoint_leaves_no_line_twice(tmp_path, monkeypatch):
+    config = replace(CONFIG, checkpoint_minutes=100.0)
+    train(tmp_path / "whole", monkeypatch=monkeypatch, config=config)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", fail_at=15, monkeypatch=monkeypatch, config=config)
+    assert not (tmp_path / "cut/checkpoint.safetensors").exists() and (tmp_path / "cut/metrics.jsonl").read_text()
+    train(tmp_path / "cut", resume=True, monkeypatch=monkeypatch, config=config)
+    whole, cut = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut"))
+    assert cut == whole
+
+
+def test_a_run_that_is_stopped_while_songs_are_encoded_goes_on_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAMGYM_CACHE", str(tmp_path / "cache"))
+    config = replace(CONFIG, steps=1, validation_t_f=(0,))
+
+    def stopping(run):
+        run.stop_requested = True
+        return pretrain(config, run)
+
+    with pytest.raises(KeyboardInterrupt), make_run(tmp_path / "run") as run:
+        stopping(run)
+    assert len(list((tmp_path / "cache").glob("*.parts/*.safetensors"))) == 1
+    train(tmp_path / "run", resume=True, monkeypatch=monkeypatch, config=config)
+    assert (tmp_path / "run/decoder.safetensors").exists() and not list((tmp_path / "cache").glob("*.parts"))
 
 
 def test_the_lookahead_loss_is_logged_and_trains_its_head(tmp_path, monkeypatch):
@@ -343,3 +373,5 @@ def test_another_architecture_than_that_of_init_from_is_refused():
     check_same_architecture("a", replace(TINY, cardinality=16), replace(TINY, cardinality=1024))
     with pytest.raises(ConfigError, match="layers 2 where architecture says 3, lookahead_frames 0 where"):
         check_same_architecture("a", TINY, replace(TINY, layers=3, lookahead_frames=5))
+    with pytest.raises(ConfigError, match="start a new run with init_from"):
+        check_same_architecture("a", TINY, replace(TINY, aligned_frames=4), resumed=True)

@@ -19,6 +19,17 @@ def test_temperature_zero_takes_the_likeliest():
     assert draw(log_p, torch.Generator().manual_seed(3)).tolist() == [0, 2]
 
 
+@pytest.mark.parametrize("temperature", [1e-45, 1e-39, 1e-7])
+def test_a_temperature_that_is_hardly_above_zero_takes_the_likeliest(temperature):
+    log_probs = transform(torch.tensor([[1.0, 3.0, 2.0]]), Sampling(temperature=temperature))
+    assert log_probs.tolist() == [[-math.inf, 0.0, -math.inf]]
+
+
+def test_what_leaves_nothing_to_draw():
+    assert Sampling(temperature=0.0).deterministic and Sampling(top_k=1).deterministic
+    assert not Sampling(temperature=1e-6).deterministic and not Sampling(top_k=2, top_p=0.1).deterministic
+
+
 def test_top_k_and_top_p_keep_the_right_codes():
     assert (transform(LOGITS, Sampling(top_k=2)) > -torch.inf).tolist() == [[True, True, False, False]] + [
         [False, False, True, True]

@@ -4,10 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 
 from jamgym.errors import ConfigError, JamgymError
 from jamgym.playback import ON_TIME
+from jamgym.testing import ToyCodec
 from jamgym.wrappers.sb3 import JamgymSB3VecEnv
 from jamgym_agents.ppo import losses
 from jamgym_agents.ppo import sequence_ppo as module
@@ -60,6 +63,60 @@ def test_without_learning_the_ratio_is_one(seen, sampling):
 def test_without_learning_the_ratio_is_one_in_bfloat16(seen):
     learn(make_ppo(vec_env(4), learning_rate=0.0, n_epochs=2, bf16=True))
     check_ratio_one(seen, 4, 2e-2)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(top_k=5), Sampling(top_p=0.8), Sampling(guidance=3.0, top_p=0.9)])
+def test_a_code_at_the_edge_that_bfloat16_excludes_does_not_count(seen, sampling):
+    for seed in range(4):
+        model = learn(make_ppo(vec_env(4), n_epochs=2, bf16=True, sampling=sampling, seed=seed))
+        assert all(bool(torch.isfinite(value).all()) for value in model.policy.state_dict().values())
+    # Some are excluded, or this would show nothing.
+    assert any(bool((old[mask] == -torch.inf).any()) for _, old, mask in seen)
+
+
+class PlaysInBetween(BaseCallback):
+    """Lets the model play other environments in the middle of a rollout, as `EvalCallback` does."""
+
+    def __init__(self, env):
+        super().__init__()
+        self.env = JamgymSB3VecEnv(env)
+
+    def _on_step(self):
+        if self.n_calls % 2 == 0:
+            evaluate_policy(self.model, self.env, n_eval_episodes=self.env.num_envs, warn=False)
+        return True
+
+
+@pytest.mark.parametrize("envs", [1, 4])
+def test_evaluation_in_the_middle_of_a_rollout_changes_nothing_of_it(seen, envs):
+    played = []
+    for callback in (None, PlaysInBetween(vec_env(envs))):
+        model = make_ppo(vec_env(4), learning_rate=0.0)
+        model.learn(model.n_steps * model.n_envs, callback=callback, log_interval=None)
+        played.append(model.rollout_buffer.batch.played)
+    check_ratio_one(seen, 4, 1e-4)
+    assert torch.equal(*played)
+
+
+class StopsAt(BaseCallback):
+    """Ends learning at its n-th step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def _on_step(self):
+        return self.n_calls != self.step
+
+
+def test_after_a_rollout_that_was_cut_a_new_episode_begins(seen):
+    model = learn(make_ppo(vec_env(4), learning_rate=0.0))
+    size = model.n_steps * model.n_envs
+    model.learn(size, callback=StopsAt(3), log_interval=None, reset_num_timesteps=False)
+    assert model.rollouts == 1
+    model.learn(size, log_interval=None, reset_num_timesteps=False)
+    assert model.rollouts == 2 and model.rollout_buffer.lengths.tolist() == [5, 5, 5, 5]
+    check_ratio_one(seen, 4, 1e-4)
 
 
 @pytest.mark.parametrize("seconds", [3.0, 0.8])
@@ -291,6 +348,83 @@ def test_save_and_load_of_stable_baselines3_keep_working(tmp_path):
     assert (loaded.rollouts, loaded.k, loaded.t_f) == (model.rollouts, model.k, model.t_f)
     learn(loaded)
     assert loaded.rollouts == model.rollouts + 1
+
+
+@pytest.mark.parametrize("t_f", [-10, 0])
+@pytest.mark.parametrize("how", ["load", "set_env"])
+def test_a_model_goes_on_with_the_view_of_its_new_environment(seen, tmp_path, t_f, how):
+    model = learn(make_ppo(vec_env(4), learning_rate=0.0))
+    env = JamgymSB3VecEnv(vec_env(4, t_f=t_f))
+    if how == "load":
+        model.save(tmp_path / "model.zip")
+        model = SequencePPO.load(tmp_path / "model.zip", env=env)
+    else:
+        model.set_env(env)
+    learn(model)
+    assert model.t_f == t_f
+    check_ratio_one(seen, 4, 1e-4)
+
+
+class OtherCodec(ToyCodec):
+    version = "another"
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"frames": 40}, "calls per episode 8, but this model was made for 5"),
+        ({"t_f": [-5, -3]}, "one t_f a run"),
+        ({"codec": OtherCodec()}, "codec 'another', but this model was made for"),
+    ],
+)
+def test_an_environment_that_a_model_cannot_go_on_with_is_refused(settings, match):
+    model = make_ppo(vec_env(2))
+    model.set_env(JamgymSB3VecEnv(vec_env(2, **settings)))
+    with pytest.raises(ConfigError, match=match):
+        learn(model)
+
+
+def seeds(model):
+    return model.batch_generator.initial_seed(), model.policy.player._generator.initial_seed()
+
+
+def test_a_loaded_model_draws_other_numbers_than_a_new_one(tmp_path):
+    model = learn(make_ppo(vec_env(2), learning_rate=0.0))
+    model.save(tmp_path / "model.zip")
+    loaded = SequencePPO.load(tmp_path / "model.zip", env=JamgymSB3VecEnv(vec_env(2)))
+    streams = [
+        (m.batch_generator.initial_seed(), m.policy.player._generator.initial_seed())
+        for m in (make_ppo(vec_env(2)), loaded)
+    ]
+    assert streams[0][0] != streams[1][0] and streams[0][1] != streams[1][1]
+
+
+def test_a_model_is_loaded_to_the_processor_where_there_is_a_gpu_too(tmp_path, monkeypatch):
+    learn(make_ppo(vec_env(2))).save(tmp_path / "model.zip")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    loaded = SequencePPO.load(tmp_path / "model.zip", env=JamgymSB3VecEnv(vec_env(2)))
+    assert loaded.device.type == "cpu" and learn(loaded).rollouts == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"target_kl": 0.01}, "target_kl"),
+        ({"clip_range_vf": 0.2}, "clip_range_vf"),
+        ({"tensorbord_log": "runs"}, "tensorboard_log"),
+        ({"device": "cuda"}, "device is 'cuda'"),
+        ({"sampling": Sampling(temperature=0.0)}, "nothing to learn from"),
+        ({"sampling": Sampling(top_k=1)}, "nothing to learn from"),
+    ],
+)
+def test_settings_that_would_have_no_effect_are_refused(settings, match):
+    with pytest.raises(ConfigError, match=match):
+        make_ppo(vec_env(2), **settings)
+
+
+def test_a_policy_alone_is_not_saved(tmp_path):
+    with pytest.raises(ConfigError, match="save_decoder"):
+        make_ppo(vec_env(2)).policy.save(str(tmp_path / "policy.zip"))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from jamgym.errors import ConfigError, CorpusError
 from jamgym.testing import ToyCodec, ToyCorpus
+from jamgym_agents.mle import token_cache
 from jamgym_agents.mle.encoding import NO_CHORD, encode_song, encode_songs, frame_chroma
-from jamgym_agents.mle.token_data import load_tokens
+from jamgym_agents.mle.token_cache import load_tokens
 
 
 class Counting(ToyCorpus):
@@ -74,6 +77,56 @@ def test_several_processes_encode_the_same_in_the_same_order(tmp_path):
     one = load_tokens(songs, ToyCodec(), "train", folder=tmp_path / "one")
     two = load_tokens(songs, ToyCodec(), "train", folder=tmp_path / "two", processes=2)
     assert all(np.array_equal(getattr(one, name), getattr(two, name)) for name in vars(one))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_was_encoded_before_a_stop_is_not_encoded_again(tmp_path, monkeypatch, processes):
+    monkeypatch.setattr(token_cache, "PART", 2)
+    songs = Counting(songs=7, seconds=2.0)
+    whole = load_tokens(ToyCorpus(songs=7, seconds=2.0), ToyCodec(), "train", folder=tmp_path / "whole")
+    asked, shown = [], []
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            load_tokens(
+                songs,
+                ToyCodec(),
+                "train",
+                folder=tmp_path / "cut",
+                processes=processes,
+                stop=lambda: asked.append(1) or len(asked) % 3 == 0,
+            )
+    again = load_tokens(
+        songs, ToyCodec(), "train", folder=tmp_path / "cut", processes=processes, advance=lambda: shown.append(1)
+    )
+    assert all(np.array_equal(getattr(whole, name), getattr(again, name)) for name in vars(whole))
+    assert len(shown) == 7 and (processes > 1 or songs.loads == 7)
+    assert [path.suffix for path in (tmp_path / "cut").iterdir()] == [".safetensors"]
+
+
+def test_songs_without_a_pair_are_left_out_and_songs_without_any_are_an_error(tmp_path, monkeypatch):
+    class Mostly(ToyCorpus):
+        loaded = staticmethod(lambda song_id: song_id.endswith("1"))
+
+        def load(self, song_id):
+            song = super().load(song_id)
+            return song if self.loaded(song_id) else replace(song, stems=song.stems[:1])
+
+    monkeypatch.setattr(token_cache, "PART", 1)
+    tokens = load_tokens(Mostly(songs=3, seconds=2.0), ToyCodec(), "train", folder=tmp_path)
+    assert len(tokens) > 0 and set(tokens.song.tolist()) == {1}
+    Mostly.loaded = staticmethod(lambda song_id: False)
+    with pytest.raises(CorpusError, match="two stems that sound"):
+        load_tokens(Mostly(songs=3, seconds=2.0), ToyCodec(), "train", folder=tmp_path / "none")
+
+
+def test_a_song_without_chords_has_none_and_one_shorter_than_a_frame_no_pairs():
+    song = ToyCorpus(seconds=2.0).load("train-0000")
+    none = {"chord_roots": np.zeros(0, int), "chord_pitch_classes": np.zeros((0, 12), bool)}
+    bare = replace(song.truth, chord_times=np.zeros(1), **none)
+    pairs = encode_song(replace(song, truth=bare), ToyCodec())
+    assert pairs and all((pair["root"] == NO_CHORD).all() for pair in pairs)
+    short = replace(song, stems=tuple(replace(stem, audio=stem.audio[-500:]) for stem in song.stems))
+    assert encode_song(short, ToyCodec()) == []
 
 
 def test_what_cannot_be_copied_is_encoded_in_one_process():

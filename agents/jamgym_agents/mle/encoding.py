@@ -38,12 +38,17 @@ def frame_chroma(audio: NDArray[np.float32], sample_rate: int, hop: int, size: i
 
 
 def encode_song(song: Song, codec: Codec, min_active: float = 0.5) -> list[Pair]:
-    """Encode every stem of `song` that may be a target; returns one mapping of arrays per pair."""
+    """Encode every stem of `song` that may be a target; returns one mapping of arrays per pair.
+
+    A song shorter than a frame has none.
+    """
     targets = [s for s in song.stems if active(s.audio, song.sample_rate).mean() >= min_active]
     if len(song.stems) < 2 or not targets:
         return []
     hop = codec.hop_samples
     samples = len(song.stems[0].audio) // hop * hop
+    if samples == 0:
+        return []
     mix = np.asarray(np.sum([stem.audio for stem in song.stems], axis=0, dtype=np.float32))
     audio = [mix[:samples] - stem.audio[:samples] for stem in targets] + [stem.audio[:samples] for stem in targets]
     codes = codec.encode(np.stack(audio))
@@ -51,7 +56,8 @@ def encode_song(song: Song, codec: Codec, min_active: float = 0.5) -> list[Pair]
     root = np.full(frames, NO_CHORD, dtype=np.int8)
     if song.truth is not None:
         index = song.truth.chord_index((np.arange(frames) + 0.5) * hop / song.sample_rate)
-        root = np.where(index >= 0, song.truth.chord_roots[index], NO_CHORD).astype(np.int8)
+        # Index -1 is "no chord", and a song may have none at all.
+        root = np.append(song.truth.chord_roots, NO_CHORD)[index].astype(np.int8)
     pairs = []
     for number, stem in enumerate(targets):
         pairs.append(
@@ -92,7 +98,10 @@ def encode_songs(corpus: Corpus, codec: Codec, ids: Sequence[str], processes: in
         ) from error
     # Fresh interpreters: a fork of a process in which torch has threads can hang.
     with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin, initargs=(tools,)) as pool:
-        yield from pool.map(_encode, ids, chunksize=4)
+        try:
+            yield from pool.map(_encode, ids, chunksize=4)
+        finally:
+            pool.shutdown(cancel_futures=True)  # whoever stops early does not wait for the rest
 
 
 _TOOLS: list[tuple[Corpus, Codec]] = []

@@ -69,8 +69,10 @@ def clipped_policy_loss(
     """Return the PPO loss with the ratio clipped per token (Schulman et al. 2017).
 
     All arguments are `(B, T, Q)`. Also returns the share of clipped tokens, the mean ratio and the
-    k3 estimate of KL(old || new).
+    k3 estimate of KL(old || new). A token whose old log-probability is -inf does not count: it was drawn, so it
+    was excluded by rounding alone, at the edge of top-k or top-p, and has no ratio.
     """
+    mask = mask & (old_log_probs != -torch.inf)
     zero = torch.zeros_like(log_probs)
     difference = torch.where(mask, log_probs - old_log_probs, zero)
     advantages = torch.where(mask, advantages, zero)

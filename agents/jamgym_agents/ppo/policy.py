@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
+from jamgym.errors import ConfigError
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.decoder_policy import DecoderPolicy
 from jamgym_agents.sampling import Sampling
@@ -81,19 +82,24 @@ class DecoderActorCritic(BasePolicy):
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         self.critic = ChunkCritic(decoder.config.dim)
-        self.player = DecoderPolicy(
-            codec=None,  # type: ignore[arg-type]  # only needed to load a checkpoint
-            k=k,
-            seed=seed,
-            decoder=self.decoder,
-            **asdict(self.sampling),
-        )
+        self.player = self._new_player(seed)
+        # `predict` has a stream of its own: callbacks evaluate in the middle of rollouts.
+        self.predictor = self._new_player(seed)
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": list(self.decoder.parameters()), "lr": lr_schedule(1), "weight_decay": weight_decay},
                 {"params": list(self.critic.parameters()), "lr": critic_learning_rate, "weight_decay": 0.0},
             ],
             betas=betas,
+        )
+
+    def _new_player(self, seed: int) -> DecoderPolicy:
+        return DecoderPolicy(
+            codec=None,  # type: ignore[arg-type]  # only needed to load a checkpoint
+            k=self.k,
+            seed=seed,
+            decoder=self.decoder,
+            **asdict(self.sampling),
         )
 
     @torch.no_grad()
@@ -117,15 +123,21 @@ class DecoderActorCritic(BasePolicy):
         return self.critic(player.step(observation).hidden)
 
     def forward(self, obs: dict[str, Tensor], deterministic: bool = False) -> Tensor:
-        """Return actions `(N, k * Q)`; as `act`."""
+        """Return actions `(N, k * Q)`, as `predict` does."""
         return self._predict(obs, deterministic)
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         arrays = {key: np.asarray(value) for key, value in observation.items()}
-        sampling = self.player.sampling
-        try:
-            if deterministic:
-                self.player.sampling = replace(sampling, temperature=0.0)
-            return self.player.step(arrays).codes.flatten(1)
-        finally:
-            self.player.sampling = sampling
+        self.predictor.sampling = replace(self.sampling, temperature=0.0) if deterministic else self.sampling
+        return self.predictor.step(arrays).codes.flatten(1)
+
+    def save(self, path: str) -> None:
+        """Refuse: a policy alone would be pickled, and could not be loaded.
+
+        Raises:
+            ConfigError: Says what to save instead.
+        """
+        raise ConfigError(
+            "A policy is not saved by itself. Save what plays with jamgym_agents.checkpoint.save_decoder(path, "
+            "model.policy.decoder, codec.version, {}), or the whole model with model.save(path)."
+        )

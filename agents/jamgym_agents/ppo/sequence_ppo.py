@@ -26,42 +26,33 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from jamgym.errors import ConfigError, JamgymError
-from jamgym.settings import EnvSettings, as_set
+from jamgym.errors import ConfigError, JamgymError, unknown_name_message
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.ppo import losses
 from jamgym_agents.ppo.buffer import EpisodeBatch, EpisodeBuffer
+from jamgym_agents.ppo.environment import check_fits, check_settings
 from jamgym_agents.ppo.policy import DecoderActorCritic
-from jamgym_agents.sampling import Sampling, guide, transform
+from jamgym_agents.ppo.teacher_forcing import episode_log_probs, with_log_probs
+from jamgym_agents.sampling import Sampling
 
 
-def check_settings(settings: EnvSettings) -> None:
-    """Refuse environments whose episodes one teacher-forced pass cannot recompute.
+def _processor(device: torch.device | str) -> str:
+    """Return "cpu", also for "auto", which would take a GPU; refuse other devices."""
+    if str(device) not in ("auto", "cpu"):
+        raise ConfigError(f"device is {str(device)!r}; SequencePPO runs on the processor: leave it out.")
+    return "cpu"
 
-    Raises:
-        ConfigError: Names the setting, and what to set instead.
-    """
-    for name, wanted in (("observation", "new"), ("action", "tokens"), ("backlog", "queue")):
-        if getattr(settings, name) != wanted:
-            raise ConfigError(
-                f"SequencePPO needs {name}={wanted!r}, not {getattr(settings, name)!r}. "
-                "Other learners, such as stable_baselines3.PPO, take it."
-            )
-    if settings.late_policy == "stall":
-        raise ConfigError("SequencePPO needs frames that keep their place, so not late_policy='stall'. Use 'silence'.")
-    for name in ("t_f", "k"):
-        if len(as_set(getattr(settings, name))) > 1:
-            raise ConfigError(
-                f"SequencePPO trains one {name} a run, but the environment draws from {getattr(settings, name)}. "
-                "Sets of latency models are fine."
-            )
+
+#: Arguments of `stable_baselines3.PPO` that are passed on.
+_PASSED_ON = ("tensorboard_log", "verbose", "seed", "stats_window_size")
 
 
 class SequencePPO(PPO):
     """Fine-tunes a decoder on an accompaniment environment.
 
     Args:
-        env: A `JamgymSB3VecEnv` in observation mode "new".
+        env: A `JamgymSB3VecEnv` in observation mode "new". Another one may follow (`set_env`, `load`), of another
+            t_f too.
         decoder: The start policy; a frozen copy of it is the reference.
         learning_rate: Of the actor; a float or a schedule of the remaining progress.
         critic_learning_rate: Of the critic.
@@ -85,8 +76,12 @@ class SequencePPO(PPO):
             then recomputed in the same precision before the first step.
         max_grad_norm: Of the actor and of the critic, each for itself.
         policy: Ignored; stable-baselines3's `load` passes it.
-        device: "cpu"; other devices are not supported yet.
-        **kwargs: Of `stable_baselines3.PPO`: tensorboard_log, verbose, seed, device, stats_window_size.
+        device: "cpu" or "auto", which is the same; other devices are not supported yet.
+        **kwargs: Of `stable_baselines3.PPO`: tensorboard_log, verbose, seed, stats_window_size.
+
+    Raises:
+        ConfigError: The environment's episodes cannot be recomputed; an argument of `stable_baselines3.PPO` that has
+            no meaning here, or a device other than the processor; a sampling that leaves nothing to draw.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"DecoderPolicy": DecoderActorCritic}
@@ -122,6 +117,10 @@ class SequencePPO(PPO):
         **kwargs: Any,
     ) -> None:
         self.batch_generator = torch.Generator()
+        for name in kwargs:
+            if name not in _PASSED_ON:
+                raise ConfigError(unknown_name_message("argument of SequencePPO", name, _PASSED_ON))
+        device = _processor(device)
         if decoder is None:
             if _init_setup_model:
                 raise ConfigError("SequencePPO needs a decoder to start from: give decoder=load_decoder(None, codec).")
@@ -131,13 +130,15 @@ class SequencePPO(PPO):
         check_settings(env.get_attr("settings")[0])
         timing = env.get_attr("timing")[0]
         codec = env.get_attr("codec")[0]
-        self.k, self.t_f = int(timing.k), int(timing.t_f)
+        self.k, self.t_f, self.codec_version = int(timing.k), int(timing.t_f), codec.version
         self.teacher_t_f, self.teacher_guidance = teacher_t_f, teacher_guidance
         self.kl_reference, self.kl_teacher, self.kl_target = kl_reference, kl_teacher, kl_target
         self.kl_scale = 1.0
         self.critic_warm_up = critic_warm_up
         self.reward_scale = reward_scale
         self.sampling = sampling or Sampling()
+        if self.sampling.deterministic:
+            raise ConfigError(f"{self.sampling} always takes the likeliest code, which leaves nothing to learn from.")
         self.bf16 = bf16
         self.episodes_per_batch = episodes_per_batch
         self.rollouts = 0
@@ -169,8 +170,29 @@ class SequencePPO(PPO):
             _init_setup_model=_init_setup_model,
             **kwargs,
         )
-        # Its own stream, so that minibatch order does not depend on what else draws numbers.
-        self.batch_generator.manual_seed((self.seed or 0) + 1)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        # Streams of their own, so that neither depends on what else draws numbers. A loaded model goes on with others.
+        self.batch_generator.manual_seed((self.seed or 0) + 1 + self.rollouts)
+        if self.rollouts:
+            self.policy.player.seed((self.seed or 0) + 1 + self.rollouts)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if self.env is not None:
+            check_fits(self.env, self.k, self.n_steps, self.codec_version)
+            self.t_f = int(self.env.get_attr("timing")[0].t_f)
+        return super()._setup_learn(*args, **kwargs)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls, path: Any, env: Any = None, device: torch.device | str = "cpu", **kwargs: Any
+    ) -> SequencePPO:
+        """Load a model from a file of `save`, as stable-baselines3 does, to the processor.
+
+        The file is unpickled: load only your own.
+        """
+        return super().load(path, env, _processor(device), **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "batch_generator"]
@@ -199,6 +221,7 @@ class SequencePPO(PPO):
             if not callback.on_step():
                 # Dropped, not trained on; schedules go on from where they were.
                 self.num_timesteps = steps_before
+                self._last_obs = None  # the environment stands in the middle of an episode
                 return False
             rollout_buffer.add_call(values.numpy(), log_probs.numpy(), rewards * self.reward_scale, alive)
             ended = np.flatnonzero(dones & alive)
@@ -241,25 +264,7 @@ class SequencePPO(PPO):
             t_f: Future visibility.
             sampling: The distribution; None takes that of the rollout.
         """
-        sampling = sampling or self.sampling
-        logits, hidden = self._logits(decoder, batch, t_f)
-        if sampling.guided:
-            unconditional, _ = self._logits(decoder, batch, -batch.played.shape[1])
-            logits = guide(logits, unconditional, sampling.guidance)
-        return transform(logits, sampling), hidden
-
-    def _logits(self, decoder: AccompanimentDecoder, batch: EpisodeBatch, t_f: int) -> tuple[Tensor, Tensor]:
-        count = len(batch.played)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            _, hidden = decoder.trunk(
-                batch.heard,
-                batch.played,
-                batch.instrument,
-                torch.full((count,), t_f),
-                torch.full((count,), self.k),
-                exist=batch.frames,
-            )
-            return decoder.depth_logits(hidden, batch.played), hidden
+        return episode_log_probs(decoder, batch, t_f, self.k, sampling or self.sampling, self.bf16)
 
     def train(self) -> None:
         """Update actor and critic on the last rollout."""
@@ -271,7 +276,8 @@ class SequencePPO(PPO):
         clip = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
         figures: dict[str, list[float]] = {}
         if self.bf16 and buffer.batch is not None:
-            buffer.batch = self._recompute_log_probs(buffer.batch)
+            view = (self.t_f, self.k, self.sampling, self.bf16)
+            buffer.batch = with_log_probs(buffer.batch, self.policy.decoder, *view, self.episodes_per_batch)
         for _ in range(self.n_epochs):
             for batch in buffer.episodes(self.episodes_per_batch, self.batch_generator):
                 for name, value in self._update(batch, clip, actor_learns).items():
@@ -294,19 +300,6 @@ class SequencePPO(PPO):
         self.logger.record("train/rollouts", self.rollouts)
         self.logger.record("train/trained_tokens", float(buffer.batch.token_mask.float().mean()) if buffer.batch else 0)
         self.logger.dump(self.rollouts)
-
-    @torch.no_grad()
-    def _recompute_log_probs(self, batch: EpisodeBatch) -> EpisodeBatch:
-        """Return `batch` with the rollout's log-probabilities in the update's precision.
-
-        The rollout runs in float32; without this its difference to bfloat16 would look like a step.
-        """
-        parts = []
-        for start in range(0, len(batch.played), self.episodes_per_batch):
-            part = batch.rows(torch.arange(start, min(start + self.episodes_per_batch, len(batch.played))))
-            log_p, _ = self._log_probs(self.policy.decoder, part, self.t_f)
-            parts.append(log_p.gather(-1, part.played.unsqueeze(-1)).squeeze(-1))
-        return replace(batch, log_probs=torch.cat(parts))
 
     def _update(self, batch: EpisodeBatch, clip: float, actor_learns: bool) -> dict[str, float]:
         frames, codebooks = batch.played.shape[1:]

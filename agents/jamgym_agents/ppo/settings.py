@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -110,8 +111,11 @@ class FinetuneConfig:
         check_shares(self, ("gamma", "gae_lambda"))
         if self.seed >= 2**32:
             raise ConfigError(f"seed is {self.seed}; it must be below 2**32.")
-        if self.sampling.temperature == 0:
-            raise ConfigError("sampling.temperature is 0, which leaves nothing to learn from; give a value above 0.")
+        if self.sampling.deterministic:
+            raise ConfigError(
+                f"sampling has temperature {self.sampling.temperature} and top_k {self.sampling.top_k}, which leaves "
+                "nothing to learn from; give a temperature above 0 and a top_k other than 1."
+            )
         if _names_judge(self.reward):
             raise ConfigError("The judge is for evaluation only. Train on another reward, for example 'coherence'.")
 
@@ -120,9 +124,10 @@ def _names_judge(reward: Any) -> bool:
     """Whether a reward spec, or a component of a mixture in it, is the judge, by name or by path."""
     if isinstance(reward, str):
         return reward in ("judge", rewards.paths().get("judge", "judge"))
-    return _names_judge(reward.get("name", "")) or any(
-        _names_judge(part) for part in reward.get("rewards") or () if isinstance(part, (str, dict))
-    )
+    if not isinstance(reward, Mapping):
+        return False  # whoever makes the reward says what is wrong with it
+    parts = reward.get("rewards")
+    return _names_judge(reward.get("name")) or (isinstance(parts, (list, tuple)) and any(map(_names_judge, parts)))
 
 
 def actor_rate(remaining: float, config: FinetuneConfig) -> float:
