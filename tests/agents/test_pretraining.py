@@ -185,7 +185,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, monkeypatch):
 def drawn_t_f(**settings):
     config = PretrainConfig(batch=4_000, t_f_low=-50, t_f_high=25, frames=30, **settings)
     rng = np.random.default_rng(0)
-    return draw_conditions(rng, config.batch, config)[0].numpy()
+    return draw_conditions(rng, config, 0)[0].numpy()
 
 
 def test_t_f_is_drawn_evenly_or_by_its_share():
@@ -195,6 +195,18 @@ def test_t_f_is_drawn_evenly_or_by_its_share():
     assert np.mean(t_f >= 0) == pytest.approx(0.8, abs=0.03)
     assert (t_f.min(), t_f.max()) == (-50, 25) and t_f[t_f < 0].max() == -1 and t_f[t_f >= 0].min() == 0
     assert (drawn_t_f(ahead_share=1.0) >= 0).all() and (drawn_t_f(ahead_share=0.0) < 0).all()
+
+
+def test_the_first_steps_hear_all_of_their_chunks_and_more():
+    config = PretrainConfig(batch=4_000, steps=100, t_f_low=-50, t_f_high=25, ahead_first=0.3, k_choices=(1, 5, 25))
+    for step in (0, 29):
+        t_f, k = draw_conditions(np.random.default_rng(0), config, step)
+        beyond = t_f - (k - 1)
+        assert (beyond.min(), beyond.max()) == (13, 25) and set(k.tolist()) == {1, 5, 25}
+    assert draw_conditions(np.random.default_rng(0), config, 30)[0].min() == -50
+    whole = replace(config, ahead_first=0.0)
+    for part in range(2):
+        assert torch.equal(*(draw_conditions(np.random.default_rng(0), c, 30)[part] for c in (config, whole)))
 
 
 def test_the_past_is_hidden_whole_in_its_share_of_sequences():
@@ -221,6 +233,8 @@ def test_learning_rate_by_hand():
 def test_impossible_values():
     with pytest.raises(ConfigError, match="t_f_low"):
         PretrainConfig(t_f_low=3, t_f_high=2)
+    with pytest.raises(ConfigError, match="ahead_first is 0.5, but t_f_high 0 is not ahead"):
+        PretrainConfig(t_f_high=0, ahead_first=0.5)
     for name, value in {
         "k_choices": (0,),
         "accumulate": 3,
@@ -233,6 +247,7 @@ def test_impossible_values():
         "history_dropout": 5.0,
         "past_dropout": -0.1,
         "ahead_share": 1.5,
+        "ahead_first": 1.5,
         "loss_share": -0.5,
         "optimizer": "sgd",
         "ema_decay": 1.0,

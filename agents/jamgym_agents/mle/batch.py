@@ -50,7 +50,7 @@ def draw_step(data: TokenSet, config: PretrainConfig, step: int) -> StepInputs:
     """Draw the whole batch of `step`, on the CPU."""
     rng = np.random.default_rng([config.seed, step])
     tokens = data.batch(rng, config.batch, config.frames)
-    t_f, k = draw_conditions(rng, config.batch, config)
+    t_f, k = draw_conditions(rng, config, step)
     hidden = hidden_past(rng, config)
     count = max(1, round(config.loss_share * config.frames))
     scored = torch.from_numpy(np.sort(rng.permutation(config.frames)[:count]))
@@ -62,14 +62,21 @@ def dropout_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def draw_conditions(rng: np.random.Generator, size: int, config: PretrainConfig) -> tuple[Tensor, Tensor]:
-    """Draw `(B,)` t_f and k."""
-    if config.ahead_share is None:
+def draw_conditions(rng: np.random.Generator, config: PretrainConfig, step: int) -> tuple[Tensor, Tensor]:
+    """Draw `(B,)` t_f and k of `step`."""
+    size = config.batch
+    first = step < config.ahead_first * config.steps
+    if first:
+        t_f = rng.integers((config.t_f_high + 1) // 2, config.t_f_high + 1, size=size)
+    elif config.ahead_share is None:
         t_f = rng.integers(config.t_f_low, config.t_f_high + 1, size=size)
     else:
         ahead = rng.random(size) < config.ahead_share
         t_f = rng.integers(np.where(ahead, 0, config.t_f_low), np.where(ahead, config.t_f_high + 1, 0))
-    return torch.from_numpy(t_f), torch.from_numpy(rng.choice(np.array(config.k_choices), size=size))
+    k = rng.choice(np.array(config.k_choices), size=size)
+    if first:
+        t_f = t_f + k - 1  # as much beyond the chunk's last frame as beyond that of a chunk of one
+    return torch.from_numpy(t_f), torch.from_numpy(k)
 
 
 def hidden_past(rng: np.random.Generator, config: PretrainConfig) -> Tensor:

@@ -57,6 +57,8 @@ class PretrainConfig:
         t_f_high: Greatest future visibility drawn.
         ahead_share: Share of sequences whose t_f is drawn from 0 on, where the input tells most, the others' from
             below 0; None draws all evenly from t_f_low to t_f_high.
+        ahead_first: Share of the steps, from the first on, in which every sequence hears all of its chunks and at least
+            half of t_f_high beyond them, so that the network learns first how what is heard is played to.
         k_choices: Chunk sizes drawn.
         history_dropout: Share of sequences in which spans of the own past are hidden.
         past_dropout: Share of sequences in which all of the own past is hidden, so that only the input tells what to
@@ -96,6 +98,7 @@ class PretrainConfig:
     t_f_low: int = -50
     t_f_high: int = 50
     ahead_share: float | None = None
+    ahead_first: float = 0.0
     k_choices: tuple[int, ...] = (1, 2, 5, 12, 25)
     history_dropout: float = 0.5
     past_dropout: float = 0.0
@@ -117,7 +120,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
         check_at_least(self, _LEAST)
-        check_shares(self, ("history_dropout", "past_dropout", "loss_share", "ahead_share"))
+        check_shares(self, ("history_dropout", "past_dropout", "loss_share", "ahead_share", "ahead_first"))
         if self.optimizer not in OPTIMIZERS:
             raise ConfigError(unknown_name_message("optimizer", self.optimizer, OPTIMIZERS))
         if self.t_f_low > self.t_f_high:
@@ -127,6 +130,8 @@ class PretrainConfig:
                 f"ahead_share is {self.ahead_share}, but t_f runs from {self.t_f_low} to {self.t_f_high}; it divides "
                 "the sequences between t_f below 0 and t_f from 0 on, so there must be both, or ahead_share null."
             )
+        if self.ahead_first and self.t_f_high < 1:
+            raise ConfigError(f"ahead_first is {self.ahead_first}, but t_f_high {self.t_f_high} is not ahead; use 0.")
         if not self.k_choices or min(self.k_choices) < 1:
             raise ConfigError(f"k_choices is {self.k_choices}; give chunk sizes of at least 1 frame.")
         if self.architecture.lookahead_frames < 0:
