@@ -108,6 +108,13 @@ def test_one_stem_and_broken_files_are_all_listed(folder):
         assert words in text
 
 
+def test_a_stem_that_was_copied_in_part_is_listed(folder):
+    path = folder / "song 2" / "Bass.wav"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(CorpusError, match="1 problem.*\n- song 'song 2': .*Bass.wav is cut off"):
+        StemsCorpus(folder)
+
+
 def test_content_that_breaks_later_names_the_file(folder):
     soundfile.write(folder / "song 3" / "vox.flac", np.zeros(100), 16000)
     audio = np.zeros(100, np.float32)
