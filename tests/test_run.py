@@ -194,6 +194,29 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     assert not list(run.folder.glob(".*"))
 
 
+def test_the_advice_fits_what_went_wrong(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for name, words in {
+        "file/x.json": "A file stands where a folder is needed",
+        "folder": "A folder has that name already",
+        "x" * 300: "Choose a shorter name",
+    }.items():
+        with pytest.raises(RunError, match=words) as caught, atomic_path(tmp_path / name) as path:
+            path.write_text("")
+        assert "space" not in str(caught.value)
+    for number, words in {
+        errno.ENOSPC: "Free some space",
+        errno.EROFS: "only be read",
+        errno.EACCES: "permission",
+    }.items():
+        monkeypatch.setattr(
+            files.os, "fsync", lambda descriptor, number=number: (_ for _ in ()).throw(OSError(number, ""))
+        )
+        with pytest.raises(RunError, match=words), atomic_path(tmp_path / "x") as path:
+            path.write_text("")
+
+
 def test_atomic_path_cleans_up_after_any_error(tmp_path):
     with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "x") as path:
         path.write_text("half")
