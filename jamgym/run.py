@@ -30,8 +30,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jamgym.curves import Curves
 from jamgym.errors import AudioError, ConfigError
-from jamgym.files import RunError, atomic_path, library_versions, plain
+from jamgym.files import RunError, atomic_path, library_versions, plain, write_error
 from jamgym.progress import Bars, ProgressTask
 
 _LOG = logging.getLogger(__name__)
@@ -71,8 +72,7 @@ class Run:
         self.resumed = resumed
         self.quiet = quiet
         self.stop_requested = False
-        self._writer: Any = None
-        self._purge_step: int | None = None
+        self._curves = Curves(folder / "tensorboard")
         self._bars = Bars(quiet=quiet)
         self._previous_handler: Callable[[int, FrameType | None], Any] | int | None = None
         self._handles_interrupt = False
@@ -150,24 +150,21 @@ class Run:
             with open(self.metrics_path, "a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
         except OSError as error:
-            raise RunError(f"Could not write {self.metrics_path}: {error.strerror or error}.") from error
-        writer = self._tensorboard()
-        for name, value in values.items():
-            writer.add_scalar(name, value, int(step))
+            raise write_error(self.metrics_path, error) from error
+        self._curves.add_scalars(int(step), values)
 
     def truncate(self, step: int) -> None:
         """Forget what was logged after `step`; call it when going on from a checkpoint of `step`."""
         kept = [json.dumps(line) for line in read_metrics(self.metrics_path) if line["step"] <= step]
         with atomic_path(self.metrics_path) as path:
             path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        self._close_writer()
-        self._purge_step = step + 1
+        self._curves.forget_after(step)
 
     def add_audio(self, step: int, tag: str, audio: ArrayLike, sample_rate: int) -> None:
         """Show mono `audio` `(S,)` in [-1, 1] in TensorBoard; louder samples are clipped."""
         mono = _mono(audio, tag)
         self.keep_settings()
-        self._tensorboard().add_audio(tag, mono[None], int(step), sample_rate=int(sample_rate))
+        self._curves.add_audio(int(step), tag, mono, int(sample_rate))
 
     def keep_settings(self) -> None:
         """Write the settings of a resumed run, once: a program that has something to write has accepted them.
@@ -234,13 +231,20 @@ class Run:
             self._handles_interrupt = False
         self._bars.close()
         if kind is None:
-            self._close_writer()
-            self.keep_settings()
-            self._write_status("stopped" if self.stop_requested else "finished")
+            status = "stopped" if self.stop_requested else "finished"
+            try:
+                self._curves.close()
+            except OSError:
+                status = "failed"
+                raise
+            finally:
+                self.keep_settings()
+                self._write_status(status)
             return
         # The first error is the one to show, not a second one from a full disk.
         with suppress(OSError):
-            self._close_writer()
+            self._curves.close()
+        with suppress(OSError):
             self._write_status("stopped" if issubclass(kind, KeyboardInterrupt) else "failed")
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -282,19 +286,6 @@ class Run:
     def _write_settings(self) -> None:
         self._write_yaml("config.yaml", self.config)
         self.write_json("versions.json", library_versions())
-
-    def _tensorboard(self) -> Any:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._purge_step)
-            self._purge_step = None
-        return self._writer
-
-    def _close_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
 
     def _write_status(self, status: str) -> None:
         times = {"started": _stamp(self._started), "updated": _stamp(time.time())}
