@@ -30,14 +30,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jamgym.config import read_yaml
 from jamgym.curves import Curves
 from jamgym.errors import AudioError, ConfigError
-from jamgym.files import RunError, atomic_path, library_versions, plain, write_error
+from jamgym.files import atomic_path, library_versions, plain, write_error
 from jamgym.progress import Bars, ProgressTask
+from jamgym.run_files import FIRST_FILES, failed_at_start, read_metrics, read_status
 
 _LOG = logging.getLogger(__name__)
-#: What says which run it is, before the program has written anything.
-_FIRST_FILES = {"config.yaml", "run.json", "versions.json"}
 
 
 class Run:
@@ -114,7 +114,7 @@ class Run:
         folder = Path(folder)
         settings = plain(config)
         exists = (folder / "run.json").exists()
-        if exists and not resume and not _failed_at_start(folder):
+        if exists and not resume and not failed_at_start(folder):
             raise ConfigError(
                 f"{folder} already holds a run. Continue it with --resume, or choose another folder with --out."
             )
@@ -182,7 +182,7 @@ class Run:
     def write_json(self, name: str, obj: Any) -> Path:
         """Write `obj` as JSON under `name` in the folder, atomically; returns the path."""
         text = json.dumps(plain(obj), indent=2) + "\n"
-        if name not in _FIRST_FILES:
+        if name not in FIRST_FILES:
             self.keep_settings()
         return self._write_text(name, text)
 
@@ -256,22 +256,21 @@ class Run:
             os.write(2, b"\nStopping after this step and saving. Press Ctrl-C again to stop at once.\n")
 
     def _check_resumable(self) -> None:
-        import yaml
-
-        before = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-        for name, now in (("command", self.command), ("seed", self.seed)):
+        asked = {"command": self.command, "seed": self.seed}
+        before = read_status(self.folder / "run.json", asked)
+        for name, now in asked.items():
             if before.get(name) != now:
                 raise ConfigError(
                     f"The run in {self.folder} has {name} {before.get(name)!r}, not {now!r}. Resume it with the same "
                     f"{name}, or start another run with --out."
                 )
-        with suppress(OSError, yaml.YAMLError):
-            old = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")) or {}
+        with suppress(ConfigError):
+            old = read_yaml(self.folder / "config.yaml")
             changed = sorted(key for key in {*old, *self.config} if old.get(key) != self.config.get(key))
             if changed:
                 _LOG.warning("Resuming with changed settings: %s.", ", ".join(changed))
                 self._settings_before = old
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, AttributeError):
             old = json.loads((self.folder / "versions.json").read_text(encoding="utf-8"))
             now_versions = library_versions()
             changed = [f"{k} {v} -> {now_versions.get(k)}" for k, v in old.items() if now_versions.get(k) != v]
@@ -307,36 +306,6 @@ class Run:
         if not target.resolve().is_relative_to(self.folder.resolve()):
             raise ConfigError(f"{name!r} is outside the run folder {self.folder}; give a relative name.")
         return target
-
-
-def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """Return the objects of a metrics.jsonl file; an unfinished last line is left out.
-
-    Raises:
-        RunError: A line other than the last is damaged.
-    """
-    path = Path(path)
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise RunError(f"Line {number} of {path} is not JSON: {line[:80]!r}.") from error
-    return found
-
-
-def _failed_at_start(folder: Path) -> bool:
-    """Whether the run in `folder` failed before it wrote anything: a typo in a path, say, then try again."""
-    try:
-        status = json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"]
-    except (OSError, ValueError, KeyError):
-        return False
-    return status == "failed" and {path.name for path in folder.iterdir()} <= _FIRST_FILES
 
 
 def _mono(audio: ArrayLike, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -168,6 +168,7 @@ def test_a_new_plugin_name_drops_the_arguments_of_the_old_one(tmp_path):
         ("fake --corpus", "--corpus needs a value"),
         ("fake --config bad.yaml", "bad.yaml: Unknown config key 'optimizer.ratee'. Did you mean 'optimizer.rate'"),
         ("fake --config missing.yaml", "Cannot read the config missing.yaml"),
+        ("fake --config binary.yaml", "binary.yaml is not text in UTF-8"),
         ("fake --seed -1", "seed is -1"),
         ("fake extra", "extra"),
         ("fake --resume", "no run of fake in runs to resume"),
@@ -176,6 +177,7 @@ def test_a_new_plugin_name_drops_the_arguments_of_the_old_one(tmp_path):
 )
 def test_mistakes_end_with_status_2_and_one_message(argv, message, tmp_path, capsys):
     (tmp_path / "bad.yaml").write_text("optimizer: {ratee: 1}\n")
+    (tmp_path / "binary.yaml").write_bytes(bytes(range(128, 256)))
     assert cli.main(argv.split()) == 2
     shown = capsys.readouterr()
     assert message in shown.err and "Traceback" not in shown.err
@@ -196,6 +198,49 @@ def test_errors_of_the_world_have_status_1_and_debug_shows_where(capsys, monkeyp
     monkeypatch.setenv("JAMGYM_DEBUG", "1")
     with pytest.raises(CorpusError):
         cli.main("fake --mode fail --out s".split())
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            PermissionError(13, "Permission denied", "songs/one"),
+            "Permission denied: songs/one. Give yourself permission",
+        ),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device. Free some space"),
+        (OSError("no such model on the hub"), "no such model on the hub"),
+    ],
+)
+def test_what_the_system_refuses_is_told_with_the_file(error, message, capsys, monkeypatch):
+    def refused(config, run):
+        raise error
+
+    monkeypatch.setitem(globals(), "fake", refused)
+    assert cli.main("fake --out r --quiet".split()) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"jamgym: error: {message}") and shown.count("\n") == 1
+    monkeypatch.setenv("JAMGYM_DEBUG", "1")
+    with pytest.raises(OSError):
+        cli.main("fake --out s --quiet".split())
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe"])
+def test_a_damaged_status_is_told_with_what_to_write_into_it(content, capsys):
+    assert cli.main("fake --out r --seed 3".split()) == 0
+    Path("r/run.json").write_bytes(content)
+    assert cli.main("fake --out r".split()) == 2  # still taken for a run
+    assert cli.main("fake --out r --resume --seed 3".split()) == 1
+    told = capsys.readouterr().err.partition("r/run.json is damaged: ")[2].partition("If this was the run of ")[2]
+    Path("r/run.json").write_text(told.partition(", write just that into it")[0])
+    assert cli.main("fake --out r --resume --seed 3".split()) == 0
+
+
+def test_the_newest_run_is_found_beside_a_damaged_one():
+    assert cli.main("fake --out runs/a --t_f 4".split()) == 0
+    Path("runs/b").mkdir()
+    Path("runs/b/run.json").write_text("[1]")
+    assert cli.main("fake --resume".split()) == 0
+    assert SEEN[-1].t_f == 4
 
 
 def test_an_existing_run_is_not_overwritten(capsys):
