@@ -305,6 +305,15 @@ def test_nested_bars_on_a_terminal(monkeypatch, capsys):
     assert "outer" in text and "inner" in text and "loss 1.25" in text
 
 
+def test_brackets_in_a_name_are_shown_beside_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    with Bars().task(1, "songs [a]") as bar:
+        bar.advance(policy="ppo [/b]")
+    text = capsys.readouterr().err
+    assert "songs [a]" in text and "policy ppo [/b]" in text
+
+
 def test_importing_run_and_checkpoint_needs_no_torch():
     code = "import sys, jamgym.run, jamgym.checkpoint, jamgym.config, jamgym.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
