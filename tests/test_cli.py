@@ -339,6 +339,12 @@ def test_specs_without_a_registry_take_dotted_arguments_too():
     assert SEEN[0].latency == SEEN[1].latency == {"name": "constant", "seconds": 0.05}
 
 
+@pytest.mark.parametrize("text", ["my prof: #1/trace.jsonl", "2024", "no", "[x"])
+def test_a_path_stays_text_where_no_constructor_says_so(text):
+    assert cli.main(["fake", "--latency", "trace", "--latency.path", text, "--latency.seconds", "1"]) == 0
+    assert SEEN[0].latency == {"name": "trace", "path": text, "seconds": 1}
+
+
 def test_a_list_of_specs_may_be_given_where_the_setting_takes_one(capsys):
     assert cli.main(["fake", "--latency", "[none, {name: constant, seconds: 5e-2}]", "--out", "r"]) == 0
     assert cli.main(["fake", "--config", "r/config.yaml", "--out", "s"]) == 0

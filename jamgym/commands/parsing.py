@@ -249,7 +249,8 @@ def _apply_spec(
         raise ConfigError(f"{option} is given, but {path} is a list: {list(before)}. Write {entry} into the list.")
     if found is None:
         start = dict(before) if isinstance(before, Mapping) else {"name": before}
-        return {**start, **{key: parse_yaml(text) for key, text in texts.items()}}
+        # No constructor says what it wants; a file may be called 2024 or "a: b".
+        return {**start, **{key: text if key == "path" else parse_yaml(text) for key, text in texts.items()}}
     name, arguments = split_spec(found, before)
     given = {key: parse_argument(found, name, key, text) for key, text in texts.items()}
     return {"name": name, **arguments, **given}
