@@ -48,6 +48,7 @@ class FakeConfig:
         policies: What is compared.
         optimizer: How to step.
         limit: Songs that are used; null uses all.
+        instruments: Classes that are played; null allows all.
     """
 
     total_steps: int = 3
@@ -60,6 +61,7 @@ class FakeConfig:
     policies: tuple[str | dict[str, Any], ...] = ("fake",)
     optimizer: Optimizer = field(default_factory=Optimizer)
     limit: int | None = 64
+    instruments: tuple[str, ...] | None = None
 
 
 class FakePlugin:
@@ -159,6 +161,9 @@ def test_a_new_plugin_name_drops_the_arguments_of_the_old_one(tmp_path):
         ("fake --optimizer.ratee 3", "Did you mean '--optimizer.rate'"),
         ("fake --total_steps x", "total_steps is 'x'; expected int"),
         ("fake --mode wrok", "mode is 'wrok'; expected Literal['work'"),
+        ("fake --chunks 5", "chunks is '5'; expected tuple. Write a list: '[5]'."),
+        ("fake --instruments bass", "instruments is 'bass'; expected tuple[str, ...] or null. Write a list: '[bass]'."),
+        ("fake --limit many", "limit is 'many'; expected int or null."),
         ("fake --reward fakee", "Unknown reward 'fakee'. Did you mean 'fake'"),
         ("fake --corpus fakee", "Unknown corpus 'fakee'. Did you mean 'fake'"),
         ("fake --policies [fakee]", "Unknown policy 'fakee'. Did you mean 'fake'"),
@@ -399,7 +404,7 @@ def test_required_settings_may_come_from_the_file(tmp_path):
     globals()["Needs"] = Needs
     (tmp_path / "a.yaml").write_text("size: 3\n")
     assert parse("x", "", (), Needs, ["--config", "a.yaml"]).config.size == 3
-    with pytest.raises(ConfigError, match="size is missing"):
+    with pytest.raises(ConfigError, match="size is missing; give --size VALUE, or the key in YAML"):
         parse("x", "", (), Needs, [])
 
 
