@@ -93,6 +93,9 @@ def test_instrument_mapping(folder, caplog):
     assert "did you mean 'keys_l'" in caplog.text
     with pytest.raises(CorpusError, match="Did you mean 'guitar'"):
         StemsCorpus(folder, instruments={"bass": "gitar"})
+    (folder / "instruments.yaml").write_text("keys_L: organ\nBass: gitar\n")
+    with pytest.raises(CorpusError, match=r"instruments\.yaml, 'Bass': Unknown .*'gitar'. Did you mean 'guitar'"):
+        StemsCorpus(folder, instruments={"bass": "guitar"})
 
 
 def test_one_stem_and_broken_files_are_all_listed(folder):
