@@ -47,6 +47,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has gone; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if os.environ.get("JAMGYM_DEBUG"):
+            raise
+        print(f"jamgym: error: {_refusal(error)}", file=sys.stderr)
+        return 1
+
+
+def _refusal(error: OSError) -> str:
+    """Return what the system would not do, with which file, and how to mend it."""
+    from jamgym.files import advice
+
+    if error.strerror is None:  # raised by a library, in words of its own
+        return str(error)
+    return f"{error.strerror}: {error.filename}. {advice(error)}" if error.filename else f"{error}. {advice(error)}"
 
 
 def usage() -> str:
@@ -194,7 +208,7 @@ def newest_run(root: Path, command: str) -> Path:
         try:
             if json.loads(path.read_text(encoding="utf-8"))["command"] == command:
                 found.append(path)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     if not found:
         raise ConfigError(f"There is no run of {command} in {root} to resume; name one with --out.")

@@ -21,7 +21,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     Unlike plain PyYAML, a key that is given twice is refused and ``1e-4`` is a number.
 
     Raises:
-        ConfigError: There is no such file, or it is not YAML, or not a mapping.
+        ConfigError: There is no such file, or it is not text, not YAML, or not a mapping.
     """
     import yaml
 
@@ -30,6 +30,8 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"Cannot read the config {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not text in UTF-8; expected `key: value` lines.") from error
     try:
         found = yaml.load(text, Loader=_strict_loader())  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
@@ -65,9 +67,14 @@ def _strict_loader() -> Any:
             seen: set[Any] = set()
             for key_node, _ in node.value:
                 key = self.construct_object(key_node, deep=True)
-                if key in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
-                seen.add(key)
+                if isinstance(key, (list, dict)):
+                    problem = f"{key!r} is no key; expected a name"
+                elif key in seen:
+                    problem = f"{key!r} is given twice"
+                else:
+                    seen.add(key)
+                    continue
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             return super().construct_mapping(node, deep)
 
     # YAML 1.1 takes 1e-4, without a dot, for a string.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import platform
@@ -20,8 +21,41 @@ from jamgym.errors import ConfigError, JamgymError
 _PACKAGES = ("jamgym", "numpy", "gymnasium", "torch", "stable-baselines3", "safetensors", "scipy", "soundfile", "soxr")
 
 
+_NO_ROOM = "Free some space, or choose another folder."
+_NO_PERMISSION = "Give yourself permission to use it and the folders that it is in, or choose another folder."
+_NO_FOLDER = "A file stands where a folder is needed; move it away, or choose another folder."
+_ADVICE = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EFBIG: "The system lets no file grow that large; raise the limit (ulimit -f), or choose another folder.",
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.EROFS: "That disk can only be read; choose another folder.",
+    errno.EEXIST: _NO_FOLDER,
+    errno.EISDIR: "A folder has that name already; move it away, or choose another one.",
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ENOENT: "Make the folder that it belongs in, or check the spelling.",
+    errno.EMFILE: "Too many files are open; raise the limit (ulimit -n).",
+}
+
+
 class RunError(JamgymError, OSError):
     """A file of a run could not be read or written."""
+
+
+def advice(error: OSError) -> str:
+    """Return one sentence on how to mend what the system refused.
+
+    >>> advice(OSError(errno.EROFS, "Read-only file system"))
+    'That disk can only be read; choose another folder.'
+    """
+    return _ADVICE.get(error.errno or 0, "Look whether the disk is full or damaged, or choose another folder.")
+
+
+def write_error(path: Path | str, error: OSError, more: str = "") -> RunError:
+    """Return the `RunError` for a file or folder that could not be written; `more` comes before the advice."""
+    return RunError(f"Could not write {path}: {error.strerror or error}. {more}{advice(error)}")
 
 
 @contextmanager
@@ -32,7 +66,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     anything fails.
 
     Raises:
-        RunError: The file cannot be written, for example because the disk is full.
+        RunError: The file cannot be written, for example because the disk is full; it says what to do.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -51,10 +85,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, RunError):
             raise
-        raise RunError(
-            f"Could not write {path}: {error.strerror or error}. The older version, if there was one, is unchanged. "
-            "Free some space or choose another folder with --out."
-        ) from error
+        raise write_error(path, error, "The older version, if there was one, is unchanged. ") from error
     finally:
         if temporary is not None:
             with suppress(OSError):

@@ -155,11 +155,11 @@ def _make_display() -> Any:
             return Text("-/s" if speed is None else f"{speed:.3g}/s", style="progress.data.speed")
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         Rate(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),  # names of policies may have brackets
         console=Console(stderr=True),
     )

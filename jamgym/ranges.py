@@ -54,6 +54,6 @@ def check_finite(step: int, loss: float, norm: float) -> None:
     """Raise `JamgymError` for a loss or a gradient norm after which the weights would be NaN."""
     if not math.isfinite(loss) or not math.isfinite(norm):
         raise JamgymError(
-            f"The gradient of step {step} has norm {norm} at loss {loss}. The last checkpoint is intact; resume it "
-            "with a lower learning_rate, or with bf16 off."
+            f"The gradient of step {step} has norm {norm} at loss {loss}. The last checkpoint, if any, is intact; "
+            "resume it, or start again, with a lower learning_rate, or with bf16 off."
         )

@@ -59,7 +59,7 @@ class Registry:
             found: Any = importlib.import_module(module_name)
             for part in attribute.split("."):
                 found = getattr(found, part)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"The {self.kind} {name!r} could not be imported from {path!r}: "
                 f"{type(error).__name__}: {error}. Other {self.kind} names still work: "

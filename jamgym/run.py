@@ -30,13 +30,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jamgym.config import read_yaml
+from jamgym.curves import Curves
 from jamgym.errors import AudioError, ConfigError
-from jamgym.files import RunError, atomic_path, library_versions, plain
+from jamgym.files import atomic_path, library_versions, plain, write_error
 from jamgym.progress import Bars, ProgressTask
+from jamgym.run_files import FIRST_FILES, failed_at_start, read_metrics, read_status
 
 _LOG = logging.getLogger(__name__)
-#: What says which run it is, before the program has written anything.
-_FIRST_FILES = {"config.yaml", "run.json", "versions.json"}
 
 
 class Run:
@@ -71,8 +72,7 @@ class Run:
         self.resumed = resumed
         self.quiet = quiet
         self.stop_requested = False
-        self._writer: Any = None
-        self._purge_step: int | None = None
+        self._curves = Curves(folder / "tensorboard")
         self._bars = Bars(quiet=quiet)
         self._previous_handler: Callable[[int, FrameType | None], Any] | int | None = None
         self._handles_interrupt = False
@@ -114,7 +114,7 @@ class Run:
         folder = Path(folder)
         settings = plain(config)
         exists = (folder / "run.json").exists()
-        if exists and not resume and not _failed_at_start(folder):
+        if exists and not resume and not failed_at_start(folder):
             raise ConfigError(
                 f"{folder} already holds a run. Continue it with --resume, or choose another folder with --out."
             )
@@ -150,24 +150,21 @@ class Run:
             with open(self.metrics_path, "a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
         except OSError as error:
-            raise RunError(f"Could not write {self.metrics_path}: {error.strerror or error}.") from error
-        writer = self._tensorboard()
-        for name, value in values.items():
-            writer.add_scalar(name, value, int(step))
+            raise write_error(self.metrics_path, error) from error
+        self._curves.add_scalars(int(step), values)
 
     def truncate(self, step: int) -> None:
         """Forget what was logged after `step`; call it when going on from a checkpoint of `step`."""
         kept = [json.dumps(line) for line in read_metrics(self.metrics_path) if line["step"] <= step]
         with atomic_path(self.metrics_path) as path:
             path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        self._close_writer()
-        self._purge_step = step + 1
+        self._curves.forget_after(step)
 
     def add_audio(self, step: int, tag: str, audio: ArrayLike, sample_rate: int) -> None:
         """Show mono `audio` `(S,)` in [-1, 1] in TensorBoard; louder samples are clipped."""
         mono = _mono(audio, tag)
         self.keep_settings()
-        self._tensorboard().add_audio(tag, mono[None], int(step), sample_rate=int(sample_rate))
+        self._curves.add_audio(int(step), tag, mono, int(sample_rate))
 
     def keep_settings(self) -> None:
         """Write the settings of a resumed run, once: a program that has something to write has accepted them.
@@ -185,7 +182,7 @@ class Run:
     def write_json(self, name: str, obj: Any) -> Path:
         """Write `obj` as JSON under `name` in the folder, atomically; returns the path."""
         text = json.dumps(plain(obj), indent=2) + "\n"
-        if name not in _FIRST_FILES:
+        if name not in FIRST_FILES:
             self.keep_settings()
         return self._write_text(name, text)
 
@@ -234,13 +231,20 @@ class Run:
             self._handles_interrupt = False
         self._bars.close()
         if kind is None:
-            self._close_writer()
-            self.keep_settings()
-            self._write_status("stopped" if self.stop_requested else "finished")
+            status = "stopped" if self.stop_requested else "finished"
+            try:
+                self._curves.close()
+            except OSError:
+                status = "failed"
+                raise
+            finally:
+                self.keep_settings()
+                self._write_status(status)
             return
         # The first error is the one to show, not a second one from a full disk.
         with suppress(OSError):
-            self._close_writer()
+            self._curves.close()
+        with suppress(OSError):
             self._write_status("stopped" if issubclass(kind, KeyboardInterrupt) else "failed")
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -252,22 +256,21 @@ class Run:
             os.write(2, b"\nStopping after this step and saving. Press Ctrl-C again to stop at once.\n")
 
     def _check_resumable(self) -> None:
-        import yaml
-
-        before = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-        for name, now in (("command", self.command), ("seed", self.seed)):
+        asked = {"command": self.command, "seed": self.seed}
+        before = read_status(self.folder / "run.json", asked)
+        for name, now in asked.items():
             if before.get(name) != now:
                 raise ConfigError(
                     f"The run in {self.folder} has {name} {before.get(name)!r}, not {now!r}. Resume it with the same "
                     f"{name}, or start another run with --out."
                 )
-        with suppress(OSError, yaml.YAMLError):
-            old = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")) or {}
+        with suppress(ConfigError):
+            old = read_yaml(self.folder / "config.yaml")
             changed = sorted(key for key in {*old, *self.config} if old.get(key) != self.config.get(key))
             if changed:
                 _LOG.warning("Resuming with changed settings: %s.", ", ".join(changed))
                 self._settings_before = old
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, AttributeError):
             old = json.loads((self.folder / "versions.json").read_text(encoding="utf-8"))
             now_versions = library_versions()
             changed = [f"{k} {v} -> {now_versions.get(k)}" for k, v in old.items() if now_versions.get(k) != v]
@@ -282,19 +285,6 @@ class Run:
     def _write_settings(self) -> None:
         self._write_yaml("config.yaml", self.config)
         self.write_json("versions.json", library_versions())
-
-    def _tensorboard(self) -> Any:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._purge_step)
-            self._purge_step = None
-        return self._writer
-
-    def _close_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
 
     def _write_status(self, status: str) -> None:
         times = {"started": _stamp(self._started), "updated": _stamp(time.time())}
@@ -316,36 +306,6 @@ class Run:
         if not target.resolve().is_relative_to(self.folder.resolve()):
             raise ConfigError(f"{name!r} is outside the run folder {self.folder}; give a relative name.")
         return target
-
-
-def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """Return the objects of a metrics.jsonl file; an unfinished last line is left out.
-
-    Raises:
-        RunError: A line other than the last is damaged.
-    """
-    path = Path(path)
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise RunError(f"Line {number} of {path} is not JSON: {line[:80]!r}.") from error
-    return found
-
-
-def _failed_at_start(folder: Path) -> bool:
-    """Whether the run in `folder` failed before it wrote anything: a typo in a path, say, then try again."""
-    try:
-        status = json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"]
-    except (OSError, ValueError, KeyError):
-        return False
-    return status == "failed" and {path.name for path in folder.iterdir()} <= _FIRST_FILES
 
 
 def _mono(audio: ArrayLike, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:

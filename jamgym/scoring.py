@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -266,8 +267,10 @@ def check_reward(reward: RewardModel) -> None:
             "jamgym.reward.RewardModel describes the protocol."
         )
     for key in ("window_seconds", "min_window_seconds", "hop_seconds"):
-        if not getattr(reward, key) > 0:
-            raise ConfigError(f"{key} of reward {reward.name!r} is {getattr(reward, key)}; it must be above 0.")
+        if not 0 < getattr(reward, key) < math.inf:
+            raise ConfigError(
+                f"{key} of reward {reward.name!r} is {getattr(reward, key)}; it must be above 0, and finite."
+            )
     unknown = set(reward.needs) - {"target", "truth"}
     if unknown:
         raise ConfigError(f"Reward {reward.name!r} needs {sorted(unknown)}; valid are 'target' and 'truth'.")

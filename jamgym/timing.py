@@ -65,7 +65,7 @@ class Timing:
             raise LookaheadError(
                 f"t_f={self.t_f} frames needs input from the future: with d_in={self.d_in} and d_out={self.d_out} "
                 f"samples the largest t_f that can be played live is {-latest}. Lower t_f, or pass "
-                "allow_lookahead=True to run it as a look-ahead oracle."
+                "allow_lookahead=True (on the command line: --allow_lookahead true) to run it as a look-ahead oracle."
             )
 
     @classmethod

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -72,6 +74,76 @@ def test_cut_flac_is_an_error(tmp_path):
     (tmp_path / "a.flac").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(AudioError, match="a.flac"):
         read_audio(tmp_path / "a.flac", 16000)
+
+
+def noise(frames=16000):
+    return 0.1 * np.random.default_rng(0).normal(size=frames)
+
+
+@pytest.mark.parametrize(("form", "suffix"), [("WAV", "wav"), ("WAVEX", "wav"), ("RF64", "wav"), ("AIFF", "aiff")])
+def test_cut_wav_is_an_error_also_where_only_the_header_is_read(tmp_path, form, suffix):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, noise(), 16000, format=form)
+    whole = path.read_bytes()
+    assert audio_info(path).frames == len(read_audio(path, 16000)) == 16000
+    path.write_bytes(whole[: len(whole) // 4])
+    for read in (audio_info, lambda path: read_audio(path, 16000)):
+        with pytest.raises(
+            AudioError, match=rf"a\.{suffix} is cut off: its header promises 320\d\d bytes .* but 79\d\d"
+        ):
+            read(path)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000])
+def test_the_size_that_a_pipe_writes_promises_nothing(tmp_path, size):
+    soundfile.write(tmp_path / "a.wav", noise(), 16000)
+    made = (tmp_path / "a.wav").read_bytes()
+    at = made.index(b"data") + 4
+    (tmp_path / "a.wav").write_bytes(made[:at] + size.to_bytes(4, "little") + made[at + 4 :])
+    assert audio_info(tmp_path / "a.wav").frames == len(read_audio(tmp_path / "a.wav", 16000)) == 16000
+
+
+def test_chunks_before_and_after_the_samples_are_passed_over(tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(), 16000)
+    made = (tmp_path / "a.wav").read_bytes()
+    odd = b"note" + (3).to_bytes(4, "little") + b"abc\0"
+    made = made[:12] + odd + made[12:] + odd
+    (tmp_path / "a.wav").write_bytes(b"RIFF" + (len(made) - 8).to_bytes(4, "little") + made[8:])
+    assert len(read_audio(tmp_path / "a.wav", 16000)) == 16000
+
+
+def test_a_flac_of_unknown_length_is_read_to_its_end(tmp_path):
+    soundfile.write(tmp_path / "a.flac", noise(100_000), 16000)
+    made = bytearray((tmp_path / "a.flac").read_bytes())
+    made[21] &= 0xF0  # the number of samples, as an encoder leaves it that writes to a pipe
+    made[22:26] = bytes(4)
+    (tmp_path / "b.flac").write_bytes(made)
+    assert audio_info(tmp_path / "b.flac") == audio_info(tmp_path / "a.flac")
+    assert np.array_equal(read_audio(tmp_path / "b.flac", 16000), read_audio(tmp_path / "a.flac", 16000))
+
+
+def test_the_length_of_an_mp3_is_only_an_estimate(tmp_path):
+    for name, level in (("low", 0.99), ("high", 0.0)):
+        path = tmp_path / f"{name}.mp3"
+        soundfile.write(path, noise(132_300), 44100, bitrate_mode="CONSTANT", compression_level=level)
+    joined = tmp_path / "joined.mp3"
+    joined.write_bytes((tmp_path / "low.mp3").read_bytes() + (tmp_path / "high.mp3").read_bytes())
+    info = audio_info(joined)
+    assert info.estimated and info.frames > 1_000_000  # from the bit rate at the beginning
+    assert 260_000 < len(read_audio(joined, 44100)) < 280_000
+
+
+def test_a_file_that_may_not_be_read_is_not_called_broken(tmp_path, monkeypatch):
+    write_audio(tmp_path / "a.wav", tone(16000), 16000)
+
+    def refused(path, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for method in ("open", "is_dir"):  # the file itself, and a folder that it is in
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, method, refused)
+            with pytest.raises(AudioError, match=r"a\.wav may not be read: Permission denied.*permission"):
+                audio_info(tmp_path / "a.wav")
 
 
 def test_info_reads_the_header(tmp_path):

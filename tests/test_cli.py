@@ -48,6 +48,7 @@ class FakeConfig:
         policies: What is compared.
         optimizer: How to step.
         limit: Songs that are used; null uses all.
+        instruments: Classes that are played; null allows all.
     """
 
     total_steps: int = 3
@@ -60,6 +61,7 @@ class FakeConfig:
     policies: tuple[str | dict[str, Any], ...] = ("fake",)
     optimizer: Optimizer = field(default_factory=Optimizer)
     limit: int | None = 64
+    instruments: tuple[str, ...] | None = None
 
 
 class FakePlugin:
@@ -159,6 +161,9 @@ def test_a_new_plugin_name_drops_the_arguments_of_the_old_one(tmp_path):
         ("fake --optimizer.ratee 3", "Did you mean '--optimizer.rate'"),
         ("fake --total_steps x", "total_steps is 'x'; expected int"),
         ("fake --mode wrok", "mode is 'wrok'; expected Literal['work'"),
+        ("fake --chunks 5", "chunks is '5'; expected tuple. Write a list: '[5]'."),
+        ("fake --instruments bass", "instruments is 'bass'; expected tuple[str, ...] or null. Write a list: '[bass]'."),
+        ("fake --limit many", "limit is 'many'; expected int or null."),
         ("fake --reward fakee", "Unknown reward 'fakee'. Did you mean 'fake'"),
         ("fake --corpus fakee", "Unknown corpus 'fakee'. Did you mean 'fake'"),
         ("fake --policies [fakee]", "Unknown policy 'fakee'. Did you mean 'fake'"),
@@ -168,6 +173,7 @@ def test_a_new_plugin_name_drops_the_arguments_of_the_old_one(tmp_path):
         ("fake --corpus", "--corpus needs a value"),
         ("fake --config bad.yaml", "bad.yaml: Unknown config key 'optimizer.ratee'. Did you mean 'optimizer.rate'"),
         ("fake --config missing.yaml", "Cannot read the config missing.yaml"),
+        ("fake --config binary.yaml", "binary.yaml is not text in UTF-8"),
         ("fake --seed -1", "seed is -1"),
         ("fake extra", "extra"),
         ("fake --resume", "no run of fake in runs to resume"),
@@ -176,6 +182,7 @@ def test_a_new_plugin_name_drops_the_arguments_of_the_old_one(tmp_path):
 )
 def test_mistakes_end_with_status_2_and_one_message(argv, message, tmp_path, capsys):
     (tmp_path / "bad.yaml").write_text("optimizer: {ratee: 1}\n")
+    (tmp_path / "binary.yaml").write_bytes(bytes(range(128, 256)))
     assert cli.main(argv.split()) == 2
     shown = capsys.readouterr()
     assert message in shown.err and "Traceback" not in shown.err
@@ -196,6 +203,49 @@ def test_errors_of_the_world_have_status_1_and_debug_shows_where(capsys, monkeyp
     monkeypatch.setenv("JAMGYM_DEBUG", "1")
     with pytest.raises(CorpusError):
         cli.main("fake --mode fail --out s".split())
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            PermissionError(13, "Permission denied", "songs/one"),
+            "Permission denied: songs/one. Give yourself permission",
+        ),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device. Free some space"),
+        (OSError("no such model on the hub"), "no such model on the hub"),
+    ],
+)
+def test_what_the_system_refuses_is_told_with_the_file(error, message, capsys, monkeypatch):
+    def refused(config, run):
+        raise error
+
+    monkeypatch.setitem(globals(), "fake", refused)
+    assert cli.main("fake --out r --quiet".split()) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"jamgym: error: {message}") and shown.count("\n") == 1
+    monkeypatch.setenv("JAMGYM_DEBUG", "1")
+    with pytest.raises(OSError):
+        cli.main("fake --out s --quiet".split())
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe"])
+def test_a_damaged_status_is_told_with_what_to_write_into_it(content, capsys):
+    assert cli.main("fake --out r --seed 3".split()) == 0
+    Path("r/run.json").write_bytes(content)
+    assert cli.main("fake --out r".split()) == 2  # still taken for a run
+    assert cli.main("fake --out r --resume --seed 3".split()) == 1
+    told = capsys.readouterr().err.partition("r/run.json is damaged: ")[2].partition("If this was the run of ")[2]
+    Path("r/run.json").write_text(told.partition(", write just that into it")[0])
+    assert cli.main("fake --out r --resume --seed 3".split()) == 0
+
+
+def test_the_newest_run_is_found_beside_a_damaged_one():
+    assert cli.main("fake --out runs/a --t_f 4".split()) == 0
+    Path("runs/b").mkdir()
+    Path("runs/b/run.json").write_text("[1]")
+    assert cli.main("fake --resume".split()) == 0
+    assert SEEN[-1].t_f == 4
 
 
 def test_an_existing_run_is_not_overwritten(capsys):
@@ -294,6 +344,12 @@ def test_specs_without_a_registry_take_dotted_arguments_too():
     assert SEEN[0].latency == SEEN[1].latency == {"name": "constant", "seconds": 0.05}
 
 
+@pytest.mark.parametrize("text", ["my prof: #1/trace.jsonl", "2024", "no", "[x"])
+def test_a_path_stays_text_where_no_constructor_says_so(text):
+    assert cli.main(["fake", "--latency", "trace", "--latency.path", text, "--latency.seconds", "1"]) == 0
+    assert SEEN[0].latency == {"name": "trace", "path": text, "seconds": 1}
+
+
 def test_a_list_of_specs_may_be_given_where_the_setting_takes_one(capsys):
     assert cli.main(["fake", "--latency", "[none, {name: constant, seconds: 5e-2}]", "--out", "r"]) == 0
     assert cli.main(["fake", "--config", "r/config.yaml", "--out", "s"]) == 0
@@ -348,7 +404,7 @@ def test_required_settings_may_come_from_the_file(tmp_path):
     globals()["Needs"] = Needs
     (tmp_path / "a.yaml").write_text("size: 3\n")
     assert parse("x", "", (), Needs, ["--config", "a.yaml"]).config.size == 3
-    with pytest.raises(ConfigError, match="size is missing"):
+    with pytest.raises(ConfigError, match="size is missing; give --size VALUE, or the key in YAML"):
         parse("x", "", (), Needs, [])
 
 

@@ -122,10 +122,15 @@ def test_yaml_is_strict(tmp_path):
         ("a: 1\na: 2\n", "'a' is given twice"),
         ("- 1\n", "holds a list"),
         ("a: [1", "not valid YAML"),
+        ("? [1, 2]\n: x\n", r"not valid YAML: \[1, 2\] is no key"),
+        ("a: {? {b: 1} : x}\n", "{'b': 1} is no key"),
     ):
         path.write_text(text)
         with pytest.raises(ConfigError, match=message):
             read_yaml(path)
+    path.write_bytes(b"a: \xff")
+    with pytest.raises(ConfigError, match=r"a\.yaml is not text"):
+        read_yaml(path)
     with pytest.raises(ConfigError, match="Cannot read the config"):
         read_yaml(tmp_path / "missing.yaml")
 

@@ -35,6 +35,13 @@ def test_a_broken_plugin_breaks_only_itself(toy):
     toy.resolve("good")
 
 
+def test_a_plugin_that_ends_the_program_when_it_is_imported_is_broken_like_any_other(toy, tmp_path, monkeypatch):
+    (tmp_path / "leaving_xyz.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PluginError, match="'leaving_xyz:Thing': SystemExit: 0"):
+        toy.resolve("leaving_xyz:Thing")
+
+
 def test_register(toy):
     toy.register("new", "math:sqrt")
     assert toy.resolve("new")(4.0) == 2.0

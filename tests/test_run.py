@@ -194,6 +194,29 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     assert not list(run.folder.glob(".*"))
 
 
+def test_the_advice_fits_what_went_wrong(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for name, words in {
+        "file/x.json": "A file stands where a folder is needed",
+        "folder": "A folder has that name already",
+        "x" * 300: "Choose a shorter name",
+    }.items():
+        with pytest.raises(RunError, match=words) as caught, atomic_path(tmp_path / name) as path:
+            path.write_text("")
+        assert "space" not in str(caught.value)
+    for number, words in {
+        errno.ENOSPC: "Free some space",
+        errno.EROFS: "only be read",
+        errno.EACCES: "permission",
+    }.items():
+        monkeypatch.setattr(
+            files.os, "fsync", lambda descriptor, number=number: (_ for _ in ()).throw(OSError(number, ""))
+        )
+        with pytest.raises(RunError, match=words), atomic_path(tmp_path / "x") as path:
+            path.write_text("")
+
+
 def test_atomic_path_cleans_up_after_any_error(tmp_path):
     with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "x") as path:
         path.write_text("half")
@@ -280,6 +303,15 @@ def test_nested_bars_on_a_terminal(monkeypatch, capsys):
         outer.advance()
     text = capsys.readouterr().err
     assert "outer" in text and "inner" in text and "loss 1.25" in text
+
+
+def test_brackets_in_a_name_are_shown_beside_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    with Bars().task(1, "songs [a]") as bar:
+        bar.advance(policy="ppo [/b]")
+    text = capsys.readouterr().err
+    assert "songs [a]" in text and "policy ppo [/b]" in text
 
 
 def test_importing_run_and_checkpoint_needs_no_torch():

@@ -240,6 +240,7 @@ def test_a_stop_by_the_user_is_no_error_of_the_reward():
     [
         ({"hop_seconds": 0.0}, "hop_seconds"),
         ({"window_seconds": float("nan")}, "window_seconds"),
+        ({"window_seconds": float("inf")}, "window_seconds of reward .* is inf; it must be above 0, and finite"),
         ({"needs": ("chords",)}, "chords"),
     ],
 )

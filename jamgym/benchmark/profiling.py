@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -227,15 +229,23 @@ def _write_tables(
     title += "" if threads is None else f", torch threads: {threads}"
     if _budget(timings) < 0:
         title += f": {ORACLE}, cannot be played live"
-    last = f"{{name: trace, path: {run.folder / f'trace-k{max(found)}.jsonl'}}}"
-    hint = f"Replay, with the same k: --latency '{last}'"
+    hint = f"Replay, with the same k: {_option('trace', run.folder / f'trace-k{max(found)}.jsonl')}"
     if cost is not None:
-        hint += f"\nAny k: --latency '{{name: cost, path: {run.folder / 'cost.json'}}}'"
+        hint += f"\nAny k: {_option('cost', run.folder / 'cost.json')}"
     text = "\n".join([title, "", *plain_table(header, body), "", *said, hint]) + "\n"
     markdown = "\n".join([f"# {title}", "", *markdown_grid(header, body), "", *said]) + "\n"
     for name, content in (("report.txt", text), ("table.md", markdown)):
         with atomic_path(Path(run.folder) / name) as path:
             path.write_text(content, encoding="utf-8")
+
+
+def _option(name: str, path: Path) -> str:
+    """Return the option that plays with the latency in `path`, quoted for YAML and for the shell."""
+    import yaml
+
+    spec = {"name": name, "path": str(path)}
+    flow = yaml.safe_dump(spec, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
+    return f"--latency {shlex.quote(flow.strip())}"
 
 
 def _budget(timings: dict[int, Timing]) -> float:

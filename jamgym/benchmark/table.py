@@ -66,13 +66,16 @@ def title(comparison: Comparison) -> str:
 def rich_table(comparison: Comparison) -> Table:
     """Return the comparison as a `rich` table."""
     from rich.table import Table
+    from rich.text import Text
 
     header, body = rows(comparison)
-    table = Table(title=title(comparison), caption="mean over songs [95 % bootstrap interval]")
+    # As Text, brackets in a name are not taken for markup.
+    above = Text(title(comparison), style="table.title")
+    table = Table(title=above, caption="mean over songs [95 % bootstrap interval]")
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(Text(name), justify="left" if index == 0 else "right")
     for cells in body:
-        table.add_row(*cells, style="dim" if cells[0].endswith("(anchor)") else "bold")
+        table.add_row(*map(Text, cells), style="dim" if cells[0].endswith("(anchor)") else "bold")
     return table
 
 

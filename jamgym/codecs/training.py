@@ -201,7 +201,7 @@ def check_weights(network: SpectralNetwork, steps: int) -> None:
     if bad:
         raise JamgymError(
             f"After {steps} steps {len(bad)} of {len(kept)} tensors, such as {bad[0]}, do not fit half precision. "
-            "The last checkpoint is intact; resume it with a lower learning_rate."
+            "The last checkpoint, if any, is intact; resume it, or start again, with a lower learning_rate."
         )
 
 

@@ -8,7 +8,6 @@ out of the command line first and become a spec (see `jamgym.specs`).
 from __future__ import annotations
 
 import argparse
-import re
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from jamgym import registry
+from jamgym.commands.messages import tidy
 from jamgym.config import check_known, config_from_mapping, convert, field_default, parse_yaml, read_yaml
-from jamgym.errors import ConfigError, nearest, unknown_name_message
+from jamgym.errors import ConfigError, unknown_name_message
 from jamgym.registry import Registry
 from jamgym.specs import check_spec, parse_argument, split_spec
 
@@ -98,6 +98,9 @@ def parse(
     run = {} if quick else {key: settings.pop(key) for key in RUN_KEYS if key in settings}
     if "seed" in run and "seed" in {field.name for field in fields(config_class)}:
         settings["seed"] = run["seed"]
+    missing = [f.name for f in fields(config_class) if f.name not in settings and field_default(f) is MISSING]
+    if missing:
+        raise ConfigError(f"{missing[0]} is missing; give --{missing[0]} VALUE, or the key in YAML.")
     config = config_from_mapping(config_class, settings)
     check_plugins(config)
     seed = run.get("seed", getattr(config, "seed", 0))
@@ -249,7 +252,8 @@ def _apply_spec(
         raise ConfigError(f"{option} is given, but {path} is a list: {list(before)}. Write {entry} into the list.")
     if found is None:
         start = dict(before) if isinstance(before, Mapping) else {"name": before}
-        return {**start, **{key: parse_yaml(text) for key, text in texts.items()}}
+        # No constructor says what it wants; a file may be called 2024 or "a: b".
+        return {**start, **{key: text if key == "path" else parse_yaml(text) for key, text in texts.items()}}
     name, arguments = split_spec(found, before)
     given = {key: parse_argument(found, name, key, text) for key, text in texts.items()}
     return {"name": name, **arguments, **given}
@@ -271,20 +275,9 @@ def _parse_options(parser: Any, argv: list[str]) -> dict[str, Any]:
     try:
         found = parser.parse_args(checked, defaults=False)
     except argparse.ArgumentError as error:
-        raise ConfigError(_tidy(str(error))) from error
+        raise ConfigError(tidy(str(error))) from error
     # What was not given may be None as well, in some versions of jsonargparse; a null that was given is a value.
     return {key: value for key, value in found.as_dict().items() if value is not None or key in given}
-
-
-def _tidy(message: str) -> str:
-    text = " ".join(line.strip() for line in message.splitlines() if line.strip())
-    found = re.match(r'Parser key "([^"]+)": Expected an? (.+?)\. Got value: (.*)', text)
-    if not found:
-        return text
-    expected = re.sub(r"<class '([^']+)'>", r"\1", found[2]).replace("typing.", "")
-    close = nearest(str(found[3]), re.findall(r"'([^']*)'", expected)) if expected.startswith("Literal[") else None
-    hint = f" Did you mean {close!r}?" if close else ""
-    return f"{found[1]} is {found[3]!r}; expected {expected}.{hint}"
 
 
 def _read_configs(config_class: type[Any], paths: Sequence[str], extra: Sequence[str]) -> list[dict[str, Any]]:

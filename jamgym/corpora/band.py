@@ -43,6 +43,9 @@ class BandCorpus:
             raise ConfigError(f"songs is {songs}; the band needs at least 10, so that every split has one.")
         if not 8.0 <= seconds <= 600.0:
             raise ConfigError(f"seconds is {seconds}; a song of the band lasts 8 to 600 seconds.")
+        for key, value in (("seed", seed), ("cache_songs", cache_songs)):
+            if value < 0:
+                raise ConfigError(f"{key} is {value}; it must be at least 0.")
         self._bank = sample_bank()
         self._songs = songs
         self._seconds = float(seconds)

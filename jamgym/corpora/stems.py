@@ -279,7 +279,13 @@ def _yaml_overrides(root: Path) -> dict[str, str]:
         raise CorpusError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise CorpusError(f"{file} must map stem names to instrument classes, such as 'S01: piano'.")
-    return {str(key): str(value) for key, value in content.items()}
+    overrides = {str(key): str(value) for key, value in content.items()}
+    for key, value in overrides.items():
+        try:
+            instrument_index(value)
+        except CorpusError as error:
+            raise CorpusError(f"{file}, {key!r}: {error}") from error
+    return overrides
 
 
 def _size(song: Song) -> int:

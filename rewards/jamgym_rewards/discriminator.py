@@ -183,7 +183,8 @@ def check_finite(network: nn.Module) -> None:
 def _not_finite(what: str) -> RewardError:
     return RewardError(
         f"The update of reward 'adversarial' is not finite: {what}. The discriminator is left as it was before the "
-        "update, and the last checkpoint is intact; resume it with a lower learning_rate or with label_smoothing."
+        "update, and the last checkpoint, if any, is intact; resume it, or start again, with a lower learning_rate "
+        "or with label_smoothing."
     )
 
 

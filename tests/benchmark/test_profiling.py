@@ -1,4 +1,5 @@
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from jamgym import AccompanimentVectorEnv, EpisodeSource, cli
 from jamgym.benchmark import profiling
 from jamgym.benchmark.profiling import ProfileConfig, plan, profile
+from jamgym.config import parse_yaml
 from jamgym.errors import ConfigError, LookaheadError, UnknownNameError
 from jamgym.latency import CostLatency, make_latency
 from jamgym.latency_trace import read_trace
@@ -141,6 +143,18 @@ def test_real_calls_take_real_time(run):
     assert f"{{name: trace, path: {run.folder}/trace-k5.jsonl}}" in report
     assert f"{{name: cost, path: {run.folder}/cost.json}}" in report
     assert "| k | calls | p50 ms |" in (run.folder / "table.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["my prof: #1", "it's, here", "{a}"])
+def test_what_the_report_says_can_be_pasted_into_a_shell(tmp_path, name):
+    run = Run.create(tmp_path / name, command="profile", config={}, seed=0, quiet=True)
+    profile(CONFIG, run)
+    lines = [shlex.split(line) for line in (run.folder / "report.txt").read_text().splitlines() if "--latency" in line]
+    found = [parse_yaml(words[words.index("--latency") + 1]) for words in lines]
+    assert found == [
+        {"name": "trace", "path": f"{run.folder}/trace-k5.jsonl"},
+        {"name": "cost", "path": f"{run.folder}/cost.json"},
+    ]
 
 
 def test_one_chunk_size_gives_a_trace_but_no_cost(run):

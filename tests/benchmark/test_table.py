@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from jamgym.benchmark.comparison import Comparison
+from jamgym.benchmark.evaluation import report
 from jamgym.benchmark.plots import late_runs
 from jamgym.benchmark.statistics import Interval
 from jamgym.benchmark.table import describe_difference, format_interval, markdown, rows, sentences, title
@@ -54,6 +55,19 @@ def test_a_lookahead_setting_is_labelled():
         comparison(lookahead=True)
     )
     assert "ORACLE" not in markdown(comparison())
+
+
+@pytest.mark.parametrize("label", ["ppo [kl 0.2]", "ppo [/b]", "ppo [red]", ":fire: ppo"])
+def test_names_are_shown_as_they_are(label):
+    late = np.zeros(3)
+    values = {name: {label: late, "late_frames": late} for name in ("mle", label)}
+    made = Comparison(("mle", label), (label,), values, ("a", "b", "c"), setting=SETTING | {"corpus": label})
+    found = report(made)
+    assert f"{label} test, 3 songs" in found and f"│ {label} │" in found
+    assert label in next(line for line in found.splitlines() if line.startswith("┃ policy"))
+
+
+SETTING = {"corpus": "band", "split": "test", "t_f": -25, "k": 5}
 
 
 def test_sentences_claim_no_more_than_the_interval():

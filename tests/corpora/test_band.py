@@ -114,3 +114,7 @@ def test_errors():
         BandCorpus(songs=3)
     with pytest.raises(ConfigError, match="8 to 600"):
         BandCorpus(seconds=1.0)
+    for key in ("seed", "cache_songs"):
+        with pytest.raises(ConfigError, match=f"{key} is -1; it must be at least 0"):
+            BandCorpus(**{key: -1})
+    assert len(BandCorpus(cache_songs=0).load(IDS[0]).stems) >= 3

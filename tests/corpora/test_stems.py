@@ -93,6 +93,9 @@ def test_instrument_mapping(folder, caplog):
     assert "did you mean 'keys_l'" in caplog.text
     with pytest.raises(CorpusError, match="Did you mean 'guitar'"):
         StemsCorpus(folder, instruments={"bass": "gitar"})
+    (folder / "instruments.yaml").write_text("keys_L: organ\nBass: gitar\n")
+    with pytest.raises(CorpusError, match=r"instruments\.yaml, 'Bass': Unknown .*'gitar'. Did you mean 'guitar'"):
+        StemsCorpus(folder, instruments={"bass": "guitar"})
 
 
 def test_one_stem_and_broken_files_are_all_listed(folder):
@@ -106,6 +109,13 @@ def test_one_stem_and_broken_files_are_all_listed(folder):
     assert "3 problem(s)" in text
     for words in ("'alone' has one stem (bass.wav)", "'mixed' has one stem", "keys_L.ogg could not be read", "remove"):
         assert words in text
+
+
+def test_a_stem_that_was_copied_in_part_is_listed(folder):
+    path = folder / "song 2" / "Bass.wav"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(CorpusError, match="1 problem.*\n- song 'song 2': .*Bass.wav is cut off"):
+        StemsCorpus(folder)
 
 
 def test_content_that_breaks_later_names_the_file(folder):

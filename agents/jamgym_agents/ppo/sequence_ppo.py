@@ -336,8 +336,8 @@ class SequencePPO(PPO):
             # Before the step: the weights, and so the next checkpoint, stay as they were.
             raise JamgymError(
                 f"The update of rollout {self.rollouts + 1} is not finite: loss {float(total.detach())}, gradient "
-                f"norms {float(actor_norm)} (actor) and {float(critic_norm)} (critic). The last checkpoint is "
-                "intact; resume it with a lower learning_rate or reward_scale, or with bf16 off."
+                f"norms {float(actor_norm)} (actor) and {float(critic_norm)} (critic). The last checkpoint, if any, "
+                "is intact; resume it, or start again, with a lower learning_rate or reward_scale, or with bf16 off."
             )
         optimizer.step()
         figures |= {

@@ -126,7 +126,7 @@ def report(results: GridResults) -> str:
 
     stream = io.StringIO()
     console = Console(file=stream, width=max(120, 40 + 26 * len(results.k)), color_system=None)
-    console.print(title(results), highlight=False)
+    console.print(title(results), markup=False, highlight=False)
     for method in results.methods:
         for measure in results.measures:
             console.print()
@@ -146,13 +146,15 @@ def _below(results: GridResults, method: str, measure: str) -> list[str]:
 
 def _rich_table(results: GridResults, method: str, measure: str) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     header, body = rows(results, method, measure)
-    table = Table(title=f"{method}: {heading(measure)}", title_justify="left")
+    # As Text, brackets in a name are not taken for markup.
+    table = Table(title=Text(f"{method}: {heading(measure)}", style="table.title"), title_justify="left")
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(Text(name), justify="left" if index == 0 else "right", no_wrap=True)
     for cells in body:
-        table.add_row(*cells)
+        table.add_row(*map(Text, cells))
     return table
 
 
