@@ -94,6 +94,19 @@ def test_cut_wav_is_an_error_also_where_only_the_header_is_read(tmp_path, form, 
             read(path)
 
 
+def test_a_few_bytes_that_were_counted_too_many_are_no_cut(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(), 16000)
+    whole = path.read_bytes()
+    for missing, cut in ((8, False), (64, False), (66, True)):
+        path.write_bytes(whole[:-missing])
+        if not cut:
+            assert len(read_audio(path, 16000)) == 16000 - missing // 2
+            continue
+        with pytest.raises(AudioError, match="is cut off"):
+            read_audio(path, 16000)
+
+
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000])
 def test_the_size_that_a_pipe_writes_promises_nothing(tmp_path, size):
     soundfile.write(tmp_path / "a.wav", noise(), 16000)
