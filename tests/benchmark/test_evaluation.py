@@ -6,9 +6,10 @@ import pytest
 import soundfile
 
 from jamgym import AccompanimentVectorEnv, EpisodeSource
-from jamgym.benchmark.evaluation import EvaluationConfig, compare, evaluate
+from jamgym.benchmark.evaluation import EvaluationConfig, GridConfig, compare, evaluate
 from jamgym.commands.parsing import parse
 from jamgym.errors import ConfigError, LookaheadError, UnknownNameError
+from jamgym.latency_trace import write_trace
 from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyCorpus, ToyReward
 from jamgym_agents.baselines import SilencePolicy, TruthPolicy
@@ -73,6 +74,16 @@ def test_evaluate_writes_everything(run):
 def test_same_seed_same_figures(run, tmp_path):
     again = Run.create(tmp_path / "again", command="evaluate", config={}, seed=0, quiet=True)
     assert evaluate(replace(CONFIG, save_audio=0), run) == evaluate(replace(CONFIG, save_audio=0, envs=2), again)
+
+
+def test_a_trace_of_another_chunk_size_is_refused_before_anything_is_played(run, tmp_path, monkeypatch):
+    write_trace(tmp_path / "trace.jsonl", np.full(5, 100), 16_000, 1)
+    monkeypatch.setattr(EpisodeSource, "encoded", lambda *_: pytest.fail("a song was encoded"))
+    config = replace(CONFIG, latency=("none", {"name": "trace", "path": str(tmp_path / "trace.jsonl")}))
+    with pytest.raises(ConfigError, match="recorded with k=1 frames per call, but here k is 5"):
+        evaluate(config, run)
+    with pytest.raises(ConfigError, match="recorded with k=1 frames per call, but here k is 5"):
+        evaluate(replace(config, grid=GridConfig((-5,), (1, 5))), run)
 
 
 def test_lookahead_is_refused_or_labelled(run):
