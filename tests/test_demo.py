@@ -20,7 +20,7 @@ from jamgym_agents.sampling import Sampling
 
 
 def _row(measure, low, high, a="ppo", b="mle"):
-    return {"a": a, "b": b, "measure": measure, "estimate": (low + high) / 2, "low": low, "high": high}
+    return {"a": a, "b": b, "measure": measure, "estimate": (low + high) / 2, "low": low, "high": high, "songs": 128}
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,14 @@ def test_verdict_without_the_rewards_says_so():
 def test_verdict_on_one_song_says_that_there_is_no_interval():
     one = [{**_row(measure, 0.1, 0.1), "low": None, "high": None} for measure in ("coherence", "judge")]
     assert "One held-out song gives no interval" in demo.verdict(one)
+
+
+def test_verdict_on_few_songs_claims_nothing():
+    def said(songs):
+        return demo.verdict([{**_row(measure, 0.1, 0.2), "songs": songs} for measure in ("coherence", "judge")])
+
+    assert said(7) == "Nothing is said about PPO: too few songs to tell (7; at least 8)."
+    assert "more coherent" in said(8)
 
 
 def test_closing_lines_say_where_to_listen_and_look():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jamgym.benchmark.evaluation import EvaluationConfig, evaluate, prepare
+from jamgym.benchmark.statistics import FEWEST_SONGS, too_few
 from jamgym.corpus import INSTRUMENTS
 from jamgym.errors import ConfigError
 from jamgym.files import atomic_path
@@ -135,6 +136,9 @@ def verdict(differences: list[Mapping[str, Any]]) -> str:
         return "Coherence or judge was not scored, so nothing is said about PPO."
     if None in (coherence["low"], coherence["high"], judge["low"], judge["high"]):
         return "One held-out song gives no interval, so nothing is said about PPO; evaluate more songs."
+    songs = int(min(coherence["songs"], judge["songs"]))
+    if songs < FEWEST_SONGS:
+        return f"Nothing is said about PPO: {too_few(songs)}."
     if coherence["low"] > 0:
         first = "PPO made the decoder more coherent with what it hears"
     elif coherence["high"] < 0:

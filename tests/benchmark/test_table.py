@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from jamgym.benchmark.comparison import Comparison
+from jamgym.benchmark.evaluation import report
 from jamgym.benchmark.plots import late_runs
 from jamgym.benchmark.statistics import Interval
 from jamgym.benchmark.table import describe_difference, format_interval, markdown, rows, sentences, title
@@ -65,6 +66,17 @@ def test_sentences_claim_no_more_than_the_interval():
     assert "cannot be told apart" in say(0.12, -0.01, 0.25)
     assert "[0.001, 0.190]" in say(0.12, 0.001, 0.19)
     assert "one song" in say(0.12, -np.inf, np.inf, 1) and "above" not in say(0.12, -np.inf, np.inf, 1)
+
+
+def test_few_songs_are_said_to_be_too_few_in_tables_and_sentences():
+    words = "too few songs to tell (7; at least 8)"
+    few = comparison(song_ids=tuple(f"song-{index % 7}" for index in range(40)))
+    for text in (markdown(few), report(few)):
+        assert words in text and "above" not in text and "below" not in text and "told apart" not in text
+        assert "ppo's coherence differs from mle's by 0.1" in text
+    table = report(few).split("ppo's")[0]
+    assert words in table
+    assert all("too few" not in text for text in (markdown(comparison()), report(comparison())))
 
 
 def test_sentences_compare_the_named_pair():

@@ -95,7 +95,9 @@ def make_run(tmp_path):
 
 def test_a_grid_writes_everything(make_run):
     run = make_run()
-    figures = evaluate(CONFIG, run)
+    # As few songs as may claim a trend.
+    config = replace(CONFIG, corpus={**CONFIG.corpus, "songs": 8}, episodes=8)
+    figures = evaluate(config, run)
     assert figures["ear/match/spearman_t_f"] > 0.8 and figures["ear/match/spearman_k"] < 0.0
     found = json.loads((run.folder / "grid.json").read_text())
     assert (found["t_f"], found["k"], found["lookahead_oracles"]) == ([-5, 5], [2, 10], [5])
@@ -103,7 +105,7 @@ def test_a_grid_writes_everything(make_run):
     cells = found["methods"]["ear"]["cells"]
     assert [(cell["t_f"], cell["k"]) for cell in cells] == [(-5, 2), (-5, 10), (5, 2), (5, 10)]
     values = cells[0]["values_by_seed"][0]["match"]
-    assert len(values) == 4 and np.mean(values) == pytest.approx(cells[0]["means"]["match"]["estimate"])
+    assert len(values) == 8 and np.mean(values) == pytest.approx(cells[0]["means"]["match"]["estimate"])
     statistics = found["methods"]["ear"]["statistics"]["match"]
     assert statistics["spearman_with_t_f"]["mean_within_lines"]["estimate"] == 1.0
     assert statistics["extremes"]["paired_difference"]["estimate"] > 0.2
@@ -114,7 +116,16 @@ def test_a_grid_writes_everything(make_run):
         assert "one training seed" in text and "Anchors (the same for every t_f and k): silence 0." in text
     assert (run.folder / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((run.folder / "cells").iterdir())) == 2 + 4
-    assert len(PLAYED) == 4 * 4, "each cell is played once, by all songs"
+    assert len(PLAYED) == 4 * 8, "each cell is played once, by all songs"
+
+
+def test_a_grid_of_few_songs_claims_nothing(make_run):
+    run = make_run()
+    evaluate(CONFIG, run)
+    for name in ("table.md", "report.txt"):
+        text = (run.folder / name).read_text()
+        assert text.count("too few songs to tell (4; at least 8).") == 4  # a note, two trends, two corners
+        assert not any(word in text for word in ("rises", "falls", "touch"))
 
 
 def test_an_interrupted_grid_goes_on(make_run, monkeypatch):
