@@ -221,6 +221,21 @@ def test_the_demo_compares_with_the_sampling_that_it_trains_with(tmp_path, monke
     assert all(policy["temperature"] == 0.9 and policy["guidance"] == 2.0 for policy in decoders)
 
 
+@pytest.mark.parametrize("songs", [10, 20])
+def test_the_demo_leaves_the_random_stem_out_where_one_song_is_held_out(tmp_path, monkeypatch, songs):
+    played = []
+    monkeypatch.setattr(demo, "finetune", lambda *_: {"rollouts": 1})
+    monkeypatch.setattr(demo, "evaluate", lambda config, _: played.extend(config.policies) or {})
+    config = DemoConfig(finetune=replace(DemoConfig().finetune, corpus={"name": "band", "songs": songs}))
+    with Run.create(tmp_path / "r", command="demo", config=asdict(config), seed=0, quiet=True) as run:
+        (tmp_path / "r/report.txt").write_text("")
+        (tmp_path / "r/metrics.json").write_text('{"paired_differences": []}')
+        demo.run_demo(config, run)
+    assert ("random_stem" in played) == (songs == 20)
+    said = "random_stem needs another song's stem" in (tmp_path / "r/report.txt").read_text()
+    assert said == (songs == 10)
+
+
 def test_the_demo_has_one_seed_and_its_own_policies():
     recipe, comparison = DemoConfig().finetune, DemoConfig().evaluation
     with pytest.raises(ConfigError, match="evaluation.seed is 3, but the demo has one seed, 1; give --seed"):

@@ -108,8 +108,8 @@ def markdown(comparison: Comparison) -> str:
         parts += ["", "## Paired differences (same songs)", ""]
         parts += markdown_grid(["difference", *(heading(name) for name in comparison.metrics)], grid)
         parts += ["", *sentences(comparison)]
-    if comparison.omitted:
-        parts += ["", *comparison.omitted.values()]
+    if comparison.left_out:
+        parts += ["", *comparison.left_out]
     return "\n".join(parts) + "\n"
 
 

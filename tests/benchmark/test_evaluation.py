@@ -8,7 +8,7 @@ import soundfile
 from jamgym import AccompanimentVectorEnv, EpisodeSource
 from jamgym.benchmark.evaluation import EvaluationConfig, GridConfig, compare, evaluate
 from jamgym.commands.parsing import parse
-from jamgym.errors import ConfigError, LookaheadError, UnknownNameError
+from jamgym.errors import ConfigError, CorpusError, LookaheadError, UnknownNameError
 from jamgym.latency_trace import write_trace
 from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyCorpus, ToyReward
@@ -105,6 +105,29 @@ def test_a_metric_without_truth_is_left_out_whole(run):
     other = Run.create(run.folder / "other", command="evaluate", config={}, seed=0, quiet=True)
     evaluate(replace(CONFIG, metrics=metrics, save_audio=0), other)
     assert "needs_truth" in json.loads((other.folder / "metrics.json").read_text())["policies"]["truth"]
+
+
+ALONE = replace(CONFIG, corpus={"name": TOY + "ToyCorpus", "songs": 1, "seconds": 3.0}, save_audio=0)
+
+
+def test_a_random_stem_without_other_songs_is_refused_before_anything_is_played(run, monkeypatch):
+    monkeypatch.setattr(EpisodeSource, "encoded", lambda *_: pytest.fail("a song was encoded"))
+    for config in (ALONE, replace(CONFIG, max_songs=1), replace(ALONE, grid=GridConfig((-5,), (5,)))):
+        with pytest.raises(CorpusError, match="'random_stem' found no stem in a song other .*Add songs"):
+            evaluate(config, run)
+
+
+def test_a_random_stem_that_nobody_asked_for_is_left_out_without_other_songs(run, monkeypatch):
+    monkeypatch.setattr(EvaluationConfig, "policies", CONFIG.policies)
+    assert "random_stem/toy" not in evaluate(ALONE, run)
+    found = json.loads((run.folder / "metrics.json").read_text())
+    assert list(found["policies"]) == ["silence", "noise", "truth"] and list(found["omitted_policies"]) == [
+        "random_stem"
+    ]
+    for name in ("report.txt", "table.md"):
+        assert "random_stem needs another song's stem" in (run.folder / name).read_text()
+    evaluate(replace(CONFIG, max_songs=2, save_audio=0), run)
+    assert "random_stem" in json.loads((run.folder / "metrics.json").read_text())["policies"]
 
 
 def test_names_and_labels_are_checked(run):

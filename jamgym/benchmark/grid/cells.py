@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jamgym.benchmark.evaluation import safe_name
+from jamgym.benchmark.labels import safe_name
 from jamgym.errors import ConfigError
 from jamgym.files import RunError, plain
 

@@ -126,7 +126,7 @@ def markdown(results: GridResults) -> str:
             parts += ["", f"## {method}: {heading(measure)}", "", *markdown_grid(*rows(results, method, measure))]
             for line in _below(results, method, measure):
                 parts += ["", line]
-    for sentence in results.omitted.values():
+    for sentence in results.left_out:
         parts += ["", sentence]
     return "\n".join(parts) + "\n"
 
@@ -145,7 +145,7 @@ def report(results: GridResults) -> str:
             for line in _below(results, method, measure):
                 console.print(line, soft_wrap=True, markup=False, highlight=False)
     text = stream.getvalue().rstrip()
-    return "\n".join([text, "", *notes(results), *results.omitted.values()]) + "\n"
+    return "\n".join([text, "", *notes(results), *results.left_out]) + "\n"
 
 
 def _below(results: GridResults, method: str, measure: str) -> list[str]:

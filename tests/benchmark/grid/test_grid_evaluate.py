@@ -8,7 +8,7 @@ import torch
 from jamgym.benchmark.evaluation import EvaluationConfig, GridConfig, evaluate
 from jamgym.benchmark.grid.evaluate import _digest_of, make_players
 from jamgym.commands.parsing import parse
-from jamgym.errors import ConfigError, JamgymError, LookaheadError
+from jamgym.errors import ConfigError, CorpusError, JamgymError, LookaheadError
 from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyCorpus
 from jamgym_agents.baselines import TruthPolicy
@@ -227,6 +227,20 @@ def test_a_metric_without_truth_is_left_out_whole(make_run):
     assert "needs_truth needs truth" in (run.folder / "report.txt").read_text()
     with pytest.raises(ConfigError, match="No metric can be scored"):
         evaluate(replace(CONFIG, corpus=corpus, metrics=(f"{__name__}:NeedsTruth",)), make_run("other"))
+
+
+def test_a_random_stem_that_nobody_asked_for_is_left_out_without_other_songs(make_run, monkeypatch):
+    config = replace(CONFIG, policies=("random_stem", *CONFIG.policies), max_songs=1)
+    with pytest.raises(CorpusError, match="'random_stem' found no stem in a song other than"):
+        evaluate(config, make_run())
+    assert PLAYED == []
+    monkeypatch.setattr(EvaluationConfig, "policies", config.policies)
+    run = make_run("other")
+    evaluate(config, run)
+    found = json.loads((run.folder / "grid.json").read_text())
+    assert set(found["anchors"]) == {"silence", "truth"} and list(found["omitted_policies"]) == ["random_stem"]
+    for name in ("report.txt", "table.md"):
+        assert "random_stem needs another song's stem" in (run.folder / name).read_text()
 
 
 def test_late_frames_have_a_table_and_anchors_are_never_late(make_run):

@@ -1,0 +1,77 @@
+"""What the policies of an evaluation are called in tables and files, and which of them a corpus is too small for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jamgym.episode import EpisodeSource
+from jamgym.errors import ConfigError, CorpusError
+from jamgym.registry import policies
+from jamgym.specs import spec_name, split_spec
+
+_WEIGHTS = ".safetensors"
+
+
+def labelled_specs(specs: Iterable[str | Mapping[str, Any]]) -> dict[str, str | dict[str, Any]]:
+    """Return label to spec, without the label.
+
+    Raises:
+        ConfigError: Two policies have one label.
+        UnknownNameError: A policy is not known.
+    """
+    found: dict[str, str | dict[str, Any]] = {}
+    for spec in specs:
+        label, rest = _labelled(spec)
+        if label in found:
+            raise ConfigError(
+                f"Two policies are labelled {label!r}. Give each one its own: {{name: decoder, label: OTHER, ...}}."
+            )
+        found[label] = rest
+    return found
+
+
+def without_other_songs(
+    specs: Mapping[str, str | dict[str, Any]], source: EpisodeSource, optional: bool
+) -> dict[str, str]:
+    """Return the labels of policies that need another song's stem where there is none, to sentences that say so.
+
+    Args:
+        specs: Label to spec.
+        source: Where the other songs would come from; loads songs until two have a usable stem.
+        optional: Whether such a policy may be left out, since nobody asked for it.
+
+    Raises:
+        CorpusError: There is such a policy, and it is not optional.
+    """
+    labels = [label for label, spec in specs.items() if spec_name(spec) == "random_stem"]
+    usable = (song_id for song_id in source.song_ids if labels and source.targets(song_id))
+    only = next(usable, None)
+    if only is None or next(usable, None) is not None:
+        return {}
+    found = f"no stem in a song other than {only!r} in split {source.split!r} of corpus {source.corpus.name!r}"
+    if not optional:
+        raise CorpusError(f"Policy 'random_stem' found {found}. Add songs, or leave the policy out.")
+    return {label: f"{label} needs another song's stem, and there is {found}; it is left out." for label in labels}
+
+
+def safe_name(name: str) -> str:
+    """Return `name` as part of a file name."""
+    return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_"
+
+
+def _labelled(spec: str | Mapping[str, Any]) -> tuple[str, str | dict[str, Any]]:
+    """Return the label and the spec without it. A path of a checkpoint stands for a decoder."""
+    if isinstance(spec, str):
+        if spec.endswith(_WEIGHTS):
+            path = Path(spec)
+            return path.parent.name or path.stem, {"name": "decoder", "checkpoint": spec}
+        return split_spec(policies, spec)[0], spec
+    rest = {key: value for key, value in spec.items() if key != "label"}
+    name, _ = split_spec(policies, rest)
+    label = spec.get("label", name)
+    if not isinstance(label, str) or not label:
+        raise ConfigError(f"The label of policy {name!r} is {label!r}; it must be a word.")
+    return label, rest
