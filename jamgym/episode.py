@@ -95,7 +95,7 @@ class EpisodeSource:
         codec: Encodes input and target.
         split: "train", "validation" or "test".
         frames: Frames per episode T; a shorter song gives a shorter episode that ends the song.
-        instruments: Allowed target classes; None allows all.
+        instruments: Allowed target classes, or a single one; None allows all.
         min_active: Least share of 20 ms blocks in which input or target sound (> -60 dBFS) together.
         cache_songs: Number of encoded pairs kept in memory.
         max_songs: Use only the first so many songs of the split; None uses all.
@@ -107,7 +107,7 @@ class EpisodeSource:
         codec: Codec,
         split: Split = "train",
         frames: int = 250,
-        instruments: Sequence[str] | None = None,
+        instruments: str | Sequence[str] | None = None,
         min_active: float = 0.5,
         cache_songs: int = 512,
         max_songs: int | None = None,
@@ -118,12 +118,17 @@ class EpisodeSource:
             raise ConfigError(f"frames is {frames}; an episode needs at least 1 frame.")
         if max_songs is not None and max_songs < 1:
             raise ConfigError(f"max_songs is {max_songs}; use at least 1 song, or None for all.")
+        if cache_songs < 0:
+            raise ConfigError(f"cache_songs is {cache_songs}; it must be at least 0, which keeps nothing.")
+        names = (instruments,) if isinstance(instruments, str) else instruments
+        if names is not None and len(names) == 0:
+            raise ConfigError("instruments is empty; name the classes that may be the target, or give None for all.")
         self.corpus = corpus
         self.codec = codec
         self.split = split
         self.frames = frames
         self.min_active = min_active
-        self._allowed = None if instruments is None else {instrument_index(name) for name in instruments}
+        self._allowed = None if names is None else {instrument_index(name) for name in names}
         self.song_ids: tuple[str, ...] = tuple(corpus.song_ids(split))[:max_songs]
         if not self.song_ids:
             raise CorpusError(f"Corpus {corpus.name!r} has no songs in split {split!r}.")
