@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jamgym.benchmark.comparison import Comparison, compare
-from jamgym.benchmark.labels import labelled_specs, safe_name, without_other_songs
+from jamgym.benchmark.labels import labelled_specs, safe_name, with_checkpoints, without_other_songs
 from jamgym.benchmark.plots import plot_comparison, plot_episode
 from jamgym.benchmark.runner import check_distinct
 from jamgym.benchmark.statistics import RESAMPLES
@@ -26,7 +26,7 @@ from jamgym.ranges import check_at_least
 from jamgym.registry import codecs, corpora, policies, rewards
 from jamgym.reward import RewardModel
 from jamgym.reward_learning import freeze
-from jamgym.specs import create_from_spec
+from jamgym.specs import Spec, create_from_spec
 from jamgym.vector_env import AccompanimentVectorEnv
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class EvaluationConfig:
         codec: Turns audio into codes.
         split: Songs that are used.
         policies: Names, or mappings with "name", arguments, and optionally "label" for the tables.
-        checkpoints: Decoder checkpoints to evaluate beside `policies`, labelled by their run folder.
+        checkpoints: Paths of decoder checkpoints to evaluate beside `policies`, labelled by their run folder.
         metrics: Reward models.
         t_f: Future visibility in frames, signed.
         k: Frames per call.
@@ -223,9 +223,7 @@ def make_env(
     return AccompanimentVectorEnv(rows, autoreset_mode="Disabled", source=source, reward=None, t_f=t_f, k=k, **settings)
 
 
-def playable_specs(
-    config: EvaluationConfig, source: EpisodeSource
-) -> tuple[dict[str, str | dict[str, Any]], dict[str, str]]:
+def playable_specs(config: EvaluationConfig, source: EpisodeSource) -> tuple[dict[str, Spec], dict[str, str]]:
     """Return label to spec of `policies`, and why others are left out that only stand there by default.
 
     Raises:
@@ -248,9 +246,8 @@ def make_policies(config: EvaluationConfig, codec: Codec, source: EpisodeSource)
         CheckpointError: A checkpoint is missing, damaged or of another codec.
     """
     known = {"codec": codec, "k": config.k, "t_f": config.t_f, "source": source, "seed": config.seed}
-    specs = labelled_specs((*config.policies, *config.checkpoints))
-    omitted = playable_specs(config, source)[1]
-    return {label: create_from_spec(policies, spec, known) for label, spec in specs.items() if label not in omitted}
+    specs = with_checkpoints(playable_specs(config, source)[0], config.checkpoints)
+    return {label: create_from_spec(policies, spec, known) for label, spec in specs.items()}
 
 
 def write_comparison(comparison: Comparison, codec: Codec, run: Run) -> None:

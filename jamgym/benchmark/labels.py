@@ -10,19 +10,19 @@ from typing import Any
 from jamgym.episode import EpisodeSource
 from jamgym.errors import ConfigError, CorpusError
 from jamgym.registry import policies
-from jamgym.specs import spec_name, split_spec
+from jamgym.specs import Spec, spec_name, split_spec
 
 _WEIGHTS = ".safetensors"
 
 
-def labelled_specs(specs: Iterable[str | Mapping[str, Any]]) -> dict[str, str | dict[str, Any]]:
+def labelled_specs(specs: Iterable[str | Mapping[str, Any]]) -> dict[str, Spec]:
     """Return label to spec, without the label.
 
     Raises:
         ConfigError: Two policies have one label.
         UnknownNameError: A policy is not known.
     """
-    found: dict[str, str | dict[str, Any]] = {}
+    found: dict[str, Spec] = {}
     for spec in specs:
         label, rest = _labelled(spec)
         if label in found:
@@ -33,9 +33,26 @@ def labelled_specs(specs: Iterable[str | Mapping[str, Any]]) -> dict[str, str | 
     return found
 
 
-def without_other_songs(
-    specs: Mapping[str, str | dict[str, Any]], source: EpisodeSource, optional: bool
-) -> dict[str, str]:
+def with_checkpoints(specs: Mapping[str, Spec], paths: Iterable[str]) -> dict[str, Spec]:
+    """Return label to spec of `specs` and of the decoders whose checkpoints are at `paths`, labelled by their folders.
+
+    Raises:
+        ConfigError: Two have one label.
+    """
+    found = dict(specs)
+    for text in paths:
+        label = _label_of(text)
+        if label in found:
+            raise ConfigError(
+                f"The checkpoint {text!r} is labelled {label!r} after its folder, and so is another policy. Put it "
+                f"into policies with a label of its own: {{name: decoder, label: OTHER, checkpoint: {text}}}. What is "
+                "in checkpoints is always the path of a file, never the name of a policy."
+            )
+        found[label] = {"name": "decoder", "checkpoint": text}
+    return found
+
+
+def without_other_songs(specs: Mapping[str, Spec], source: EpisodeSource, optional: bool) -> dict[str, str]:
     """Return the labels of policies that need another song's stem where there is none, to sentences that say so.
 
     Args:
@@ -62,12 +79,11 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_"
 
 
-def _labelled(spec: str | Mapping[str, Any]) -> tuple[str, str | dict[str, Any]]:
+def _labelled(spec: str | Mapping[str, Any]) -> tuple[str, Spec]:
     """Return the label and the spec without it. A path of a checkpoint stands for a decoder."""
     if isinstance(spec, str):
         if spec.endswith(_WEIGHTS):
-            path = Path(spec)
-            return path.parent.name or path.stem, {"name": "decoder", "checkpoint": spec}
+            return _label_of(spec), {"name": "decoder", "checkpoint": spec}
         return split_spec(policies, spec)[0], spec
     rest = {key: value for key, value in spec.items() if key != "label"}
     name, _ = split_spec(policies, rest)
@@ -75,3 +91,8 @@ def _labelled(spec: str | Mapping[str, Any]) -> tuple[str, str | dict[str, Any]]
     if not isinstance(label, str) or not label:
         raise ConfigError(f"The label of policy {name!r} is {label!r}; it must be a word.")
     return label, rest
+
+
+def _label_of(checkpoint: str) -> str:
+    path = Path(checkpoint)
+    return path.parent.name or path.stem

@@ -8,7 +8,7 @@ import soundfile
 from jamgym import AccompanimentVectorEnv, EpisodeSource
 from jamgym.benchmark.evaluation import EvaluationConfig, GridConfig, compare, evaluate
 from jamgym.commands.parsing import parse
-from jamgym.errors import ConfigError, CorpusError, LookaheadError, UnknownNameError
+from jamgym.errors import CheckpointError, ConfigError, CorpusError, LookaheadError, UnknownNameError
 from jamgym.latency_trace import write_trace
 from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyCorpus, ToyReward
@@ -150,6 +150,18 @@ def test_a_checkpoint_path_stands_for_a_decoder(monkeypatch):
     source = EpisodeSource(ToyCorpus(), ToyCodec())
     assert list(evaluation.make_policies(config, source.codec, source)) == ["a", "b"]
     assert asked[1] == {"name": "decoder", "checkpoint": "runs/b/policy.safetensors"}
+
+
+@pytest.mark.parametrize("given", ["random_codes", "m48.wav", "{name: truth}"])
+def test_what_is_in_checkpoints_is_a_path_and_never_a_policy(given, run):
+    with pytest.raises(CheckpointError, match=given):
+        evaluate(replace(CONFIG, checkpoints=(given,)), run)
+
+
+def test_a_checkpoint_that_is_labelled_as_another_policy_is_explained(run):
+    for given in (("truth",), ("runs/a/one.safetensors", "runs/a/two.safetensors")):
+        with pytest.raises(ConfigError, match=f"{given[-1]}' is labelled .* after its folder.*label: OTHER"):
+            evaluate(replace(CONFIG, checkpoints=given), run)
 
 
 def test_the_command_line_reads_the_config():
