@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -77,6 +79,17 @@ def without_other_songs(specs: Mapping[str, Spec], source: EpisodeSource, option
 def safe_name(name: str) -> str:
     """Return `name` as part of a file name."""
     return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_"
+
+
+def file_stem(label: str) -> str:
+    """Return the part of file names that stands for the policy `label` and for no other.
+
+    >>> file_stem("ppo"), file_stem("ppo 2")
+    ('ppo', 'ppo_2-71dbcd')
+    """
+    name = safe_name(label)
+    # Two labels may become one file name; the hash keeps them apart.
+    return name if name == label else f"{name}-{hashlib.sha256(json.dumps(label).encode()).hexdigest()[:6]}"
 
 
 def _labelled(spec: str | Mapping[str, Any]) -> tuple[str, Spec]:

@@ -71,6 +71,38 @@ def test_evaluate_writes_everything(run):
     np.testing.assert_allclose(audio, soundfile.read(folders[0] / "heard.wav")[0], atol=1e-3)
 
 
+class LoudCorpus(ToyCorpus):
+    """Stems of full scale, so that two of them exceed it."""
+
+    def load(self, song_id):
+        song = super().load(song_id)
+        return replace(song, stems=tuple(replace(stem, audio=stem.audio * 5.0) for stem in song.stems))
+
+
+def test_labels_that_look_alike_have_files_of_their_own(run):
+    labels = ("a b", "a_b", "a/b")
+    named = tuple(
+        {"name": name, "label": label} for name, label in zip(("silence", "truth", "truth"), labels, strict=True)
+    )
+    evaluate(replace(CONFIG, policies=named, latency="none"), run)
+    folder = next((run.folder / "audio").iterdir())
+    for kind in ("-played.wav", "-mix.wav", ".png"):
+        assert len(list(folder.glob(f"a*b*{kind}"))) == 3
+    assert (folder / "a_b-played.wav").exists()
+    silent = [path.name for path in folder.glob("*-played.wav") if not soundfile.read(path)[0].any()]
+    assert len(silent) == 1 and silent[0].startswith("a_b-")
+
+
+def test_what_is_heard_is_turned_down_and_not_clipped(run):
+    corpus = {"name": f"{__name__}:LoudCorpus", "songs": 4, "seconds": 3.0}
+    evaluate(replace(CONFIG, corpus=corpus, policies=("silence",)), run)
+    folder = next((run.folder / "audio").iterdir())
+    heard, mix = (soundfile.read(folder / f"{name}.wav")[0] for name in ("heard", "silence-mix"))
+    assert np.abs(heard).max() == pytest.approx(1.0, abs=1e-3)
+    assert np.mean(np.abs(heard) > 0.999) < 0.001, "it is not cut off at full scale"
+    np.testing.assert_allclose(heard, mix, atol=1e-3)
+
+
 def test_same_seed_same_figures(run, tmp_path):
     again = Run.create(tmp_path / "again", command="evaluate", config={}, seed=0, quiet=True)
     assert evaluate(replace(CONFIG, save_audio=0), run) == evaluate(replace(CONFIG, save_audio=0, envs=2), again)

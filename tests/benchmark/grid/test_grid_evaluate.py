@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from jamgym.benchmark.evaluation import EvaluationConfig, GridConfig, evaluate
+from jamgym.benchmark.grid.cells import Player, _name
 from jamgym.benchmark.grid.evaluate import _digest_of, make_players
 from jamgym.commands.parsing import parse
 from jamgym.errors import ConfigError, CorpusError, JamgymError, LookaheadError
@@ -185,6 +186,12 @@ def test_a_network_that_comes_with_a_package_is_known_by_its_weights(make_run, m
     monkeypatch.setattr(Trained, "seed_of_weights", 1)
     with pytest.raises(ConfigError, match="another setting of policy"):
         evaluate(mine, make_run(resume=True))
+
+
+def test_cells_of_labels_that_look_alike_keep_their_names():
+    """Cells of older runs are found by these names."""
+    names = [_name(Player(label, 0, "truth"), -5, 2) for label in ("a_b", "a b", "a/b")]
+    assert names == [f"cells/{name}-seed0-t_f-5-k2.json" for name in ("a_b", "a_b-5e229e", "a_b-f5effa")]
 
 
 def test_networks_are_known_by_every_weight():
