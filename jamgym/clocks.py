@@ -107,7 +107,7 @@ class WallClock(_RealClock):
     """Paces one stream: tick 0, the start of the music, is -R(0) after `begin`, so a call can run before it.
 
     All that happens between two releases counts, the environment's own work included, as it would on a stage.
-    While it is paused the music stands still.
+    While it is paused, or pickled, the music stands still.
     """
 
     def __init__(self) -> None:
@@ -137,6 +137,16 @@ class WallClock(_RealClock):
         while (now := time.perf_counter()) < due:
             pass
         self.jitter = now - due
+
+    def __getstate__(self) -> dict[str, float | bool]:
+        at = time.perf_counter() if self._paused_at is None else self._paused_at
+        return {"seconds": at - self._zero, "paused": self._paused_at is not None, "jitter": self.jitter}
+
+    def __setstate__(self, state: dict[str, float | bool]) -> None:
+        # A pickled instant means nothing elsewhere: the music goes on where it was, however long the pickle lay.
+        self.jitter = state["jitter"]
+        self._paused_at = 0.0 if state["paused"] else None
+        self._anchor(state["seconds"])
 
 
 Clock = SimulatedClock | MeasuredClock | WallClock

@@ -10,6 +10,7 @@ import numpy as np
 from jamgym.codec import Codec
 from jamgym.errors import ConfigError
 from jamgym.latency import LatencyModel
+from jamgym.latency_trace import TraceLatency
 from jamgym.timing import Timing
 
 
@@ -41,7 +42,7 @@ class Conditions:
         """Build every combination, so that an impossible one is refused at once.
 
         Raises:
-            ConfigError: A set is empty, or a value is impossible.
+            ConfigError: A set is empty, a value is impossible, or a latency trace was recorded with another k.
             LookaheadError: A t_f cannot be played live and look-ahead is not allowed.
         """
         for name, values in (("t_f", t_f), ("k", k), ("latency", latency)):
@@ -62,6 +63,10 @@ class Conditions:
             )
             for ahead in t_f
         )
+        for model in latency:
+            # k and latency are drawn independently: what fits some k only would fail in the middle of a training.
+            if isinstance(model, TraceLatency):
+                model.check_chunks(k)
         return cls(timings, tuple(latency))
 
     @property

@@ -166,6 +166,12 @@ def active(audio: NDArray[np.float32], sample_rate: int, threshold_db: float = -
     return power > 10.0 ** (threshold_db / 10.0)
 
 
+def active_share(audio: NDArray[np.float32], sample_rate: int) -> float:
+    """Return the share of blocks of `audio` `(S,)` that are `active`; 0 of audio that is shorter than one block."""
+    blocks = active(audio, sample_rate)
+    return float(blocks.mean()) if len(blocks) else 0.0
+
+
 def make_pair(song: Song, target_name: str) -> Pair:
     """Pair the stem `target_name` of `song` with the sum of all its other stems.
 

@@ -5,6 +5,7 @@ Codes are made once per (song, target) from the whole song and kept, so a crop c
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jamgym.codec import Codec, Codes
-from jamgym.corpus import Corpus, Pair, Split, Truth, active, instrument_index, make_pair, sample_rate_difference
+from jamgym.corpus import (
+    INSTRUMENTS,
+    Corpus,
+    Pair,
+    Split,
+    Truth,
+    active,
+    active_share,
+    instrument_index,
+    make_pair,
+    sample_rate_difference,
+)
 from jamgym.errors import ConfigError, CorpusError
+
+_LOG = logging.getLogger(__name__)
+#: Targets and starts that are tried in each song before all of them are given up.
+_DRAWS = 8
+#: Passes over all songs without a find after which no more episodes are looked for.
+_EMPTY_PASSES = 4
 
 
 @dataclass(frozen=True)
@@ -77,7 +95,7 @@ class EpisodeSource:
         codec: Encodes input and target.
         split: "train", "validation" or "test".
         frames: Frames per episode T; a shorter song gives a shorter episode that ends the song.
-        instruments: Allowed target classes; None allows all.
+        instruments: Allowed target classes, or a single one; None allows all.
         min_active: Least share of 20 ms blocks in which input or target sound (> -60 dBFS) together.
         cache_songs: Number of encoded pairs kept in memory.
         max_songs: Use only the first so many songs of the split; None uses all.
@@ -89,7 +107,7 @@ class EpisodeSource:
         codec: Codec,
         split: Split = "train",
         frames: int = 250,
-        instruments: Sequence[str] | None = None,
+        instruments: str | Sequence[str] | None = None,
         min_active: float = 0.5,
         cache_songs: int = 512,
         max_songs: int | None = None,
@@ -100,28 +118,38 @@ class EpisodeSource:
             raise ConfigError(f"frames is {frames}; an episode needs at least 1 frame.")
         if max_songs is not None and max_songs < 1:
             raise ConfigError(f"max_songs is {max_songs}; use at least 1 song, or None for all.")
+        if cache_songs < 0:
+            raise ConfigError(f"cache_songs is {cache_songs}; it must be at least 0, which keeps nothing.")
+        names = (instruments,) if isinstance(instruments, str) else instruments
+        if names is not None and len(names) == 0:
+            raise ConfigError("instruments is empty; name the classes that may be the target, or give None for all.")
         self.corpus = corpus
         self.codec = codec
         self.split = split
         self.frames = frames
         self.min_active = min_active
-        self._allowed = None if instruments is None else {instrument_index(name) for name in instruments}
+        self._allowed = None if names is None else {instrument_index(name) for name in names}
         self.song_ids: tuple[str, ...] = tuple(corpus.song_ids(split))[:max_songs]
         if not self.song_ids:
             raise CorpusError(f"Corpus {corpus.name!r} has no songs in split {split!r}.")
         self._cache: OrderedDict[tuple[str, str], EncodedPair] = OrderedDict()
         self._targets: dict[str, tuple[str, ...]] = {}
+        # Of the songs that were looked at: what an error says when there is no episode in any of them.
+        self._classes: set[str] = set()
+        self._longest = 0
         self._cache_size = cache_songs
 
     def targets(self, song_id: str) -> tuple[str, ...]:
         """Return the stem names of `song_id` that may be the target."""
         if song_id not in self._targets:
             song = self.corpus.load(song_id)
+            self._classes.update(stem.instrument for stem in song.stems)
+            self._longest = max([self._longest, *(len(stem.audio) for stem in song.stems)])
             names = [
                 stem.name
                 for stem in song.stems
                 if (self._allowed is None or instrument_index(stem.instrument) in self._allowed)
-                and active(stem.audio, song.sample_rate).mean() >= self.min_active
+                and active_share(stem.audio, song.sample_rate) >= self.min_active
             ]
             self._targets[song_id] = tuple(names) if len(song.stems) > 1 else ()
         return self._targets[song_id]
@@ -176,18 +204,20 @@ class EpisodeSource:
     def sample(self, rng: np.random.Generator, tries: int = 64) -> Episode:
         """Draw a song, a target and a start such that both streams are active enough.
 
+        Where `tries` draws find none, as with a class that few songs have, all songs are gone through in random order.
+
         Raises:
-            CorpusError: No crop was active enough in `tries` draws.
+            CorpusError: No song has a target, or no crop was active enough; the message says which.
         """
         for _ in range(tries):
             song_id = self.song_ids[int(rng.integers(len(self.song_ids)))]
             if (episode := self._draw(rng, song_id)) is not None:
                 return episode
-        raise CorpusError(
-            f"No crop of {self.frames} frames in split {self.split!r} of corpus {self.corpus.name!r} has input and "
-            f"target sounding together for {self.min_active:.0%} of the time ({tries} tries). Check that the stems "
-            "are not silent, or lower min_active."
-        )
+        for index in rng.permutation(len(self.song_ids)).tolist():
+            for _ in range(_DRAWS):
+                if (episode := self._draw(rng, self.song_ids[index])) is not None:
+                    return episode
+        raise CorpusError(self._why_none())
 
     def _draw(self, rng: np.random.Generator, song_id: str) -> Episode | None:
         """Draw a target and a start of `song_id`; None if it has no target or the crop is not active enough."""
@@ -219,14 +249,45 @@ class EpisodeSource:
     def fixed(self, count: int, seed: int) -> list[Episode]:
         """Return `count` episodes of distinct songs (as far as there are), the same for the same seed."""
         rng = np.random.default_rng(seed)
-        order = rng.permutation(len(self.song_ids))
+        order = rng.permutation(len(self.song_ids)).tolist()
         found: list[Episode] = []
-        for turn in range(4 * max(count, len(order))):
-            if len(found) == count:
-                break
-            song_id = self.song_ids[int(order[turn % len(order)])]
-            if (episode := self._draw(rng, song_id)) is not None:
-                found.append(episode)
+        empty = 0
+        while len(found) < count and empty < _EMPTY_PASSES:
+            before = len(found)
+            for index in order:
+                if len(found) < count and (episode := self._draw(rng, self.song_ids[index])) is not None:
+                    found.append(episode)
+            empty = empty + 1 if len(found) == before else 0
         if not found:
-            raise CorpusError(f"Split {self.split!r} of corpus {self.corpus.name!r} has no usable episode.")
+            raise CorpusError(self._why_none())
+        if len(found) < count:
+            _LOG.warning(
+                "Split %r of corpus %r gave %d episode(s) instead of %d: input and target seldom sound together there.",
+                self.split,
+                self.corpus.name,
+                len(found),
+                count,
+            )
         return found
+
+    def _why_none(self) -> str:
+        """Say why there is no episode, once every song has been looked at."""
+        hop, rate = self.codec.hop_samples, self.codec.sample_rate
+        text = f"Split {self.split!r} of corpus {self.corpus.name!r} has no usable episode: "
+        if self._allowed is not None and not self._allowed & {instrument_index(name) for name in self._classes}:
+            wanted = " or ".join(repr(INSTRUMENTS[index]) for index in sorted(self._allowed))
+            there = ", ".join(sorted(self._classes))
+            return text + (
+                f"no stem of class {wanted} in any of its {len(self.song_ids)} songs; classes there are: {there}. Put "
+                "one of these into instruments, or allow all with None."
+            )
+        if self._longest < max(hop, rate // 50):
+            return text + (
+                f"its longest song lasts {self._longest / rate:.3f} s, less than a frame of {hop / rate:.3f} s or than "
+                "the 20 ms over which loudness is measured. Add longer songs."
+            )
+        return text + (
+            f"no crop of {self.frames} frames has input and target sounding together for {self.min_active:.0%} of the "
+            "time. Check that songs have two stems or more that are not silent, or make an EpisodeSource with a lower "
+            "min_active."
+        )

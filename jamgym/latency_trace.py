@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,18 +65,31 @@ class TraceLatency:
             raise ConfigError(unknown_name_message("start of latency model 'trace'", str(self.start), STARTS))
         object.__setattr__(self, "trace", read_trace(self.path))
 
+    def check_chunks(self, sizes: Iterable[int]) -> None:
+        """Refuse a set of chunk `sizes` that is not the one size with which the trace was recorded, if it says one.
+
+        Raises:
+            ConfigError: Episodes may be played with another chunk size.
+        """
+        recorded, asked = self.trace.k, sorted(set(sizes))
+        if recorded is None or asked == [recorded]:
+            return
+        if len(asked) > 1:
+            here, mend = f"is drawn from {asked}", f"Give k={recorded} alone, which every episode then has,"
+        else:
+            here, mend = f"is {asked[0]}", "Take the trace of that k (`jamgym profile` writes one per k)"
+        raise ConfigError(
+            f"The latency trace {self.path} was recorded with k={recorded} frames per call, but here k {here}. {mend} "
+            "or the latency model 'cost'; without 'k' in its lines a trace fits any k."
+        )
+
     def draw(self, rng: np.random.Generator, calls: int, timing: Timing) -> Ticks:
         """Return `(calls,)` ticks.
 
         Raises:
             ConfigError: The trace was recorded with another chunk size.
         """
-        if self.trace.k not in (None, timing.k):
-            raise ConfigError(
-                f"The latency trace {self.path} was recorded with k={self.trace.k} frames per call, but here k is "
-                f"{timing.k}. Take the trace of that k (`jamgym profile` writes one per k) or the latency model "
-                "'cost'; without 'k' in its lines a trace fits any k."
-            )
+        self.check_chunks([timing.k])
         ticks = self.trace.ticks(timing.sample_rate)
         first = int(rng.integers(len(ticks))) if self.start == "random" else 0
         return ticks[(first + np.arange(calls)) % len(ticks)]

@@ -86,7 +86,7 @@ class PlaybackRule:
 def check_late_policy(name: str) -> LatePolicy:
     """Return `name` if it is a late policy, else raise `ConfigError`."""
     if name not in LATE_POLICIES:
-        raise ConfigError(unknown_name_message("late_policy", name, LATE_POLICIES))
+        raise ConfigError(unknown_name_message("late_policy", str(name), LATE_POLICIES))
     return name
 
 

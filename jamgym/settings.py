@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -49,7 +49,7 @@ class EnvSettings:
         allow_lookahead: Accept a t_f that cannot be played live.
         capture_samples: Input buffer, charged to d_in.
         output_samples: Output buffer, charged to d_out.
-        instruments: Classes that may be the target; None allows all.
+        instruments: Classes that may be the target, or a single one; None allows all.
         max_songs: Use only the first so many songs of the split.
         cache_songs: Encoded songs kept in memory.
     """
@@ -71,16 +71,16 @@ class EnvSettings:
     allow_lookahead: bool = False
     capture_samples: int = 0
     output_samples: int = 0
-    instruments: Sequence[str] | None = None
+    instruments: str | Sequence[str] | None = None
     max_songs: int | None = None
     cache_songs: int = 512
 
     def __post_init__(self) -> None:
         for name in ("frames", "window", "capture_samples", "output_samples", "cache_songs"):
-            _require_whole(name, getattr(self, name))
+            require_whole(name, getattr(self, name))
         for name in ("t_f", "k"):
             for value in as_set(getattr(self, name)):
-                _require_whole(name, value)
+                require_whole(name, value)
         if self.window < 1:
             raise ConfigError(f"window is {self.window} frames; it must be at least 1.")
         for name, known in (("observation", OBSERVATION_MODES), ("action", ACTION_MODES)):
@@ -89,16 +89,26 @@ class EnvSettings:
         self.rule  # noqa: B018  refuses unknown rules
         if self.split not in SPLITS:
             raise ConfigError(unknown_name_message("split", str(self.split), SPLITS))
-        for name in self.instruments or ():
+        for name in self.classes or ():
             if name not in INSTRUMENTS:
                 raise ConfigError(unknown_name_message("instrument class", str(name), INSTRUMENTS))
-        if self.max_songs is not None and self.max_songs < 1:
-            raise ConfigError(f"max_songs is {self.max_songs}; it must be at least 1, or None for all.")
+        if self.max_songs is not None:
+            require_whole("max_songs", self.max_songs)
+            if self.max_songs < 1:
+                raise ConfigError(f"max_songs is {self.max_songs}; it must be at least 1, or None for all.")
 
     @property
     def rule(self) -> PlaybackRule:
         """What happens to late frames."""
         return PlaybackRule(self.late_policy, self.salvage, self.backlog)  # type: ignore[arg-type]
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The instrument classes that may be the target; None for all."""
+        if self.instruments is None:
+            return None
+        one = isinstance(self.instruments, str) or not isinstance(self.instruments, Iterable)
+        return (self.instruments,) if one else tuple(self.instruments)  # type: ignore[return-value]
 
     @classmethod
     def of(cls, **settings: Any) -> EnvSettings:
@@ -116,15 +126,15 @@ def make_component(registry: Registry, spec: Any) -> Any:
 
     Raises:
         UnknownNameError: No such name.
-        ConfigError: The mapping has no name, or an argument that the class does not take or not of this type.
+        ConfigError: The mapping has no name, or an argument is missing, not taken by the class or not of its type;
+            or there is nothing at all.
     """
-    if isinstance(spec, str):
-        return registry.create(spec)
-    if not isinstance(spec, Mapping):
-        return spec
-    if not isinstance(spec.get("name"), str):
-        raise ConfigError(f"The {registry.kind} setting {dict(spec)!r} has no 'name'. Known: {registry.names()}.")
-    return create_from_spec(registry, dict(spec))
+    if isinstance(spec, Mapping):
+        if not isinstance(spec.get("name"), str):
+            raise ConfigError(f"The {registry.kind} setting {dict(spec)!r} has no 'name'. Known: {registry.names()}.")
+        spec = dict(spec)
+    made = spec is not None and not isinstance(spec, (str, dict))
+    return spec if made else create_from_spec(registry, spec)
 
 
 def make_source(settings: EnvSettings) -> EpisodeSource:
@@ -134,7 +144,7 @@ def make_source(settings: EnvSettings) -> EpisodeSource:
         make_component(codecs, settings.codec),
         split=settings.split,  # type: ignore[arg-type]
         frames=settings.frames,
-        instruments=settings.instruments,
+        instruments=settings.classes,
         cache_songs=settings.cache_songs,
         max_songs=settings.max_songs,
     )
@@ -172,7 +182,7 @@ def make_simulation(rows: int, settings: EnvSettings, source: EpisodeSource | No
     )
 
 
-def _require_whole(name: str, value: Any) -> None:
+def require_whole(name: str, value: Any) -> None:
     """Raise `ConfigError` unless `value` is a whole number."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise ConfigError(f"{name} is {value!r}; it must be a whole number.")

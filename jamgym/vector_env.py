@@ -21,7 +21,7 @@ from jamgym.errors import ConfigError, unknown_name_message
 from jamgym.event_log import EventLog
 from jamgym.observation import Observation, Observer
 from jamgym.record import EpisodeRecord
-from jamgym.settings import EnvSettings, check_options, make_simulation
+from jamgym.settings import EnvSettings, check_options, make_simulation, require_whole
 from jamgym.timing import Ticks, Timing
 
 
@@ -129,9 +129,7 @@ class AccompanimentVectorEnv(VectorEnv[Observation, NDArray[Any], NDArray[Any]])
             super().reset(seed=int(seed))
             seeds: list[int | None] = [int(seed) + row for row in range(n)]
         else:
-            seeds = [None] * n if seed is None else list(seed)
-        if len(seeds) != n:
-            raise ConfigError(f"{len(seeds)} seeds for {n} rows; give one per row, or a single int.")
+            seeds = [None] * n if seed is None else _seeds_of(seed, n)
         mask = options.get("reset_mask")
         rows = np.arange(n) if mask is None else _rows_of(mask, n)
         if len(rows) < n and not self._ready:
@@ -269,6 +267,19 @@ def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
     if mode not in known:
         raise ConfigError(unknown_name_message("autoreset_mode", str(mode), known))
     return AutoresetMode(mode)
+
+
+def _seeds_of(seeds: Any, num_envs: int) -> list[int | None]:
+    """Return a seed or None per row, or raise `ConfigError`."""
+    if not isinstance(seeds, (Sequence, np.ndarray)) or isinstance(seeds, str):
+        raise ConfigError(f"seed is {seeds!r}; give a whole number, or a sequence with one or None per row.")
+    found = list(seeds)
+    if len(found) != num_envs:
+        raise ConfigError(f"{len(found)} seeds for {num_envs} rows; give one per row, or a single int.")
+    for seed in found:
+        if seed is not None:
+            require_whole("A seed", seed)
+    return [None if seed is None else int(seed) for seed in found]
 
 
 def _rows_of(mask: Any, num_envs: int) -> NDArray[np.int64]:

@@ -314,12 +314,30 @@ def test_bad_actions_change_nothing(action, match, random_actions):
         ({"k": 0}, ConfigError, "at least 1"),
         ({"window": 0}, ConfigError, "window"),
         ({"max_songs": 0}, ConfigError, "max_songs"),
+        ({"max_songs": "3"}, ConfigError, "max_songs is '3'; it must be a whole number"),
+        ({"max_songs": 2.5}, ConfigError, "max_songs is 2.5; it must be a whole number"),
+        ({"cache_songs": -1}, ConfigError, "cache_songs is -1; it must be at least 0"),
+        ({"corpus": "stems"}, ConfigError, "corpus 'stems' needs path; give --corpus.path VALUE, or the key"),
+        ({"corpus": None}, ConfigError, "The corpus is None; expected a name, or a mapping"),
+        ({"codec": None}, ConfigError, "The codec is None; expected a name, or a mapping"),
+        ({"late_policy": None}, ConfigError, "Unknown late_policy 'None'"),
+        ({"instruments": "bas"}, ConfigError, "Unknown instrument class 'bas'. Did you mean 'bass'"),
+        ({"instruments": 3}, ConfigError, "Unknown instrument class '3'"),
+        ({"instruments": []}, ConfigError, "instruments is empty"),
     ],
 )
 def test_bad_settings_say_what_is_meant(change, error, match):
     good = {"corpus": ToyCorpus(songs=1, seconds=1.0), "codec": ToyCodec(), "reward": None, "frames": 10}
     with pytest.raises(error, match=match):
         AccompanimentEnv(**{**good, **change})
+
+
+def test_a_single_instrument_class_is_a_set_of_one():
+    env = AccompanimentEnv(corpus=ToyCorpus(songs=2, seconds=2.0), codec=ToyCodec(), reward=None, instruments="bass")
+    for seed in range(5):
+        env.reset(seed=seed)
+        assert env.episode.target_name == "bass"
+    assert EpisodeSource(ToyCorpus(), ToyCodec(), instruments="piano").targets("train-0000") == ("piano",)
 
 
 def test_json_native_settings_through_the_registry():

@@ -191,6 +191,30 @@ def test_pickling_a_measured_episode_counts_anew(fake):
     assert twin.event_log().latency[0] / RATE == pytest.approx(0.1, abs=1e-3)
 
 
+@pytest.mark.parametrize("paused", [False, True])
+def test_the_music_of_a_pickled_wall_episode_stands_still(fake, paused):
+    env = live("wall")
+    env.reset(seed=0)
+    fake.now += 0.05
+    if paused:
+        env.pause()
+        fake.now += 3.0
+    kept = pickle.dumps(env)
+    fake.now = 7.0  # on another machine, whose clock began elsewhere
+    twin = pickle.loads(kept)
+    if paused:
+        fake.now += 2.0
+        with pytest.raises(JamgymError, match="resume"):
+            twin.step(np.ones(10, dtype=int))
+        twin.resume()
+    fake.now += 0.02
+    twin.step(np.ones(10, dtype=int))
+    assert twin.event_log().latency[0] / RATE == pytest.approx(0.07, abs=1e-3)
+    # The next observation is handed out a chunk after the first one, less what has passed.
+    assert fake.slept[-1] == pytest.approx(5 * 640 / RATE - 0.07 - clocks.SPIN_SECONDS, abs=1e-3)
+    assert twin.clock.jitter < 1e-3
+
+
 @pytest.mark.parametrize("adapter", ["native", "dummy"])
 def test_learning_is_not_charged_with_the_callback_and_is_without(fake, adapter):
     class SlowLearner(PPO):

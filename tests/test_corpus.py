@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jamgym.corpus import INSTRUMENTS, Song, Stem, Truth, active, instrument_index, make_pair
+from jamgym.corpus import INSTRUMENTS, Song, Stem, Truth, active, active_share, instrument_index, make_pair
 from jamgym.errors import CorpusError
 
 
@@ -73,6 +73,13 @@ def test_active_counts_blocks_of_20_ms():
     audio[640:960] = 10 ** (-61 / 20)
     audio[960:1280] = 10 ** (-59 / 20)
     assert active(audio, 16000).tolist() == [False, True, False, True]
+
+
+@pytest.mark.filterwarnings("error")
+def test_active_share_is_a_mean_and_0_where_there_is_no_block():
+    audio = np.concatenate([np.full(640, 0.1), np.zeros(320)]).astype(np.float32)
+    assert active_share(audio, 16000) == pytest.approx(2 / 3)
+    assert active_share(audio[:160], 16000) == 0.0
 
 
 def test_instrument_index():

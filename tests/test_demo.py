@@ -20,7 +20,7 @@ from jamgym_agents.sampling import Sampling
 
 
 def _row(measure, low, high, a="ppo", b="mle"):
-    return {"a": a, "b": b, "measure": measure, "estimate": (low + high) / 2, "low": low, "high": high}
+    return {"a": a, "b": b, "measure": measure, "estimate": (low + high) / 2, "low": low, "high": high, "songs": 128}
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,14 @@ def test_verdict_without_the_rewards_says_so():
 def test_verdict_on_one_song_says_that_there_is_no_interval():
     one = [{**_row(measure, 0.1, 0.1), "low": None, "high": None} for measure in ("coherence", "judge")]
     assert "One held-out song gives no interval" in demo.verdict(one)
+
+
+def test_verdict_on_few_songs_claims_nothing():
+    def said(songs):
+        return demo.verdict([{**_row(measure, 0.1, 0.2), "songs": songs} for measure in ("coherence", "judge")])
+
+    assert said(7) == "Nothing is said about PPO: too few songs to tell (7; at least 8)."
+    assert "more coherent" in said(8)
 
 
 def test_closing_lines_say_where_to_listen_and_look():
@@ -211,6 +219,21 @@ def test_the_demo_compares_with_the_sampling_that_it_trains_with(tmp_path, monke
     decoders = [policy for policy in played if isinstance(policy, dict)]
     assert [policy["label"] for policy in decoders] == ["mle", "ppo"]
     assert all(policy["temperature"] == 0.9 and policy["guidance"] == 2.0 for policy in decoders)
+
+
+@pytest.mark.parametrize("songs", [10, 20])
+def test_the_demo_leaves_the_random_stem_out_where_one_song_is_held_out(tmp_path, monkeypatch, songs):
+    played = []
+    monkeypatch.setattr(demo, "finetune", lambda *_: {"rollouts": 1})
+    monkeypatch.setattr(demo, "evaluate", lambda config, _: played.extend(config.policies) or {})
+    config = DemoConfig(finetune=replace(DemoConfig().finetune, corpus={"name": "band", "songs": songs}))
+    with Run.create(tmp_path / "r", command="demo", config=asdict(config), seed=0, quiet=True) as run:
+        (tmp_path / "r/report.txt").write_text("")
+        (tmp_path / "r/metrics.json").write_text('{"paired_differences": []}')
+        demo.run_demo(config, run)
+    assert ("random_stem" in played) == (songs == 20)
+    said = "random_stem needs another song's stem" in (tmp_path / "r/report.txt").read_text()
+    assert said == (songs == 10)
 
 
 def test_the_demo_has_one_seed_and_its_own_policies():

@@ -106,6 +106,63 @@ def test_fixed_is_reproducible_and_prefers_distinct_songs():
     assert any(not same(x, y) for x, y in zip(first, source.fixed(4, seed=2), strict=True))
 
 
+def rare(songs, voices):
+    """Songs of bass and piano, in the last `voices` of which the bass is a voice."""
+    classes = ["bass"] * (songs - voices) + ["voice"] * voices
+    return {f"{n:03d}": {"x": (kind, sound(12)), "y": ("piano", sound(12, 1))} for n, kind in enumerate(classes)}
+
+
+def test_a_class_that_few_songs_have_is_found():
+    def drawn():
+        source = EpisodeSource(ListCorpus(rare(100, 1)), ToyCodec(), frames=8, instruments=["voice"])
+        rng = np.random.default_rng(0)
+        return [source.sample(rng, tries=2) for _ in range(10)]
+
+    one, two = drawn(), drawn()
+    assert {episode.song_id for episode in one} == {"099"}
+    assert all(same(x, y) for x, y in zip(one, two, strict=True))
+
+
+def test_a_song_that_seldom_sounds_is_tried_more_than_once():
+    part = np.concatenate([sound(26), np.zeros(9 * 640)])
+    other = np.concatenate([np.zeros(9 * 640), sound(26, 1)])
+    source = EpisodeSource(ListCorpus({"a": {"x": ("bass", part), "y": ("piano", other)}}), ToyCodec(), frames=8)
+    assert all(source.sample(np.random.default_rng(seed), tries=0).frames == 8 for seed in range(10))
+
+
+def test_fixed_gives_as_many_as_were_asked_for_where_few_songs_have_the_class(caplog):
+    source = EpisodeSource(ListCorpus(rare(40, 2)), ToyCodec(), frames=8, instruments=["voice"])
+    found = source.fixed(32, seed=0)
+    assert len(found) == 32 and {episode.song_id for episode in found} == {"038", "039"}
+    assert not caplog.records
+
+
+def test_fixed_warns_where_there_are_fewer(caplog, monkeypatch):
+    source = EpisodeSource(ToyCorpus(songs=4, seconds=3.0), ToyCodec(), frames=8)
+    draw, left = source._draw, iter(range(3))
+    monkeypatch.setattr(source, "_draw", lambda *which: None if next(left, None) is None else draw(*which))
+    assert len(source.fixed(5, seed=0)) == 3
+    assert "Split 'train' of corpus 'toy' gave 3 episode(s) instead of 5" in caplog.text
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("songs", "instruments", "match"),
+    [
+        (rare(3, 0), ["voice"], r"no stem of class 'voice' in any of its 3 songs; classes there are: bass, piano\."),
+        (rare(3, 0), ["drums", "voice"], "class 'drums' or 'voice'"),
+        ({"a": {"x": ("bass", sound(1)[:160]), "y": ("piano", sound(1)[:160])}}, None, "longest song lasts 0.010 s"),
+        ({"a": {"x": ("bass", np.zeros(6400)), "y": ("piano", np.zeros(6400))}}, None, "not silent"),
+        ({"a": {"x": ("bass", sound(9))}}, None, "two stems or more"),
+    ],
+)
+def test_no_episode_at_all_is_explained(songs, instruments, match):
+    source = EpisodeSource(ListCorpus(songs), ToyCodec(), frames=8, instruments=instruments)
+    for ask in (lambda: source.sample(np.random.default_rng(0)), lambda: source.fixed(2, seed=0)):
+        with pytest.raises(CorpusError, match=f"Split 'train' of corpus 'list' has no usable episode: .*{match}"):
+            ask()
+
+
 def test_encoded_pairs_are_kept_within_bounds():
     source = EpisodeSource(ToyCorpus(songs=3, seconds=3.0), ToyCodec(), frames=10, cache_songs=2)
     keys = [(song_id, source.targets(song_id)[0]) for song_id in source.song_ids]

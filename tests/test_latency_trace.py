@@ -80,6 +80,28 @@ def test_another_chunk_size_is_refused(path):
         replay(path, at=timing(k=1))
 
 
+@pytest.mark.parametrize(
+    ("k", "match"),
+    [
+        ([1, 5], r"trace\.jsonl was recorded with k=5 .*but here k is drawn from \[1, 5\]\. Give k=5 alone"),
+        (1, r"trace\.jsonl was recorded with k=5 .*but here k is 1\. Take the trace of that k"),
+    ],
+)
+def test_a_set_of_chunk_sizes_is_refused_when_the_environment_is_made(k, match, path, make_vec):
+    latency = ["none", {"name": "trace", "path": str(path)}]
+    with pytest.raises(ConfigError, match=match):
+        make_vec(k=k, latency=latency)
+    make_vec(k=[5, 5], latency=latency).reset(seed=0)
+
+
+def test_a_trace_without_k_goes_with_a_set_of_chunk_sizes(tmp_path, make_vec, random_actions):
+    (tmp_path / "t.jsonl").write_text('{"seconds": 0.0123}\n')
+    env = make_vec(k=[1, 5], latency=["none", {"name": "trace", "path": str(tmp_path / "t.jsonl")}])
+    env.reset(seed=0)
+    for actions in random_actions(60, 3, 5):
+        env.step(actions)
+
+
 def test_the_model_is_small_in_tables_and_can_be_pickled(path):
     model = make_latency({"name": "trace", "path": str(path)})
     assert repr(model) == f"TraceLatency(path={str(path)!r}, start='beginning')"

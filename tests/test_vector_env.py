@@ -204,6 +204,14 @@ def test_bad_arguments():
         env.step(np.zeros(8, dtype=int))
     with pytest.raises(ConfigError, match="3 seeds"):
         env.reset(seed=[1, 2, 3])
+    for seed, match in (
+        (1.5, "seed is 1.5; give a whole number, or a sequence"),
+        ("ab", "seed is 'ab'; give a whole number"),
+        ([1, 2.5], "A seed is 2.5; it must be a whole number"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            env.reset(seed=seed)
+    env.reset(seed=np.array([1, 2]))
     with pytest.raises(ConfigError, match="reset_mask"):
         env.reset(options={"reset_mask": [True, False]})
     with pytest.raises(ConfigError, match="Did you mean 'episodes'"):

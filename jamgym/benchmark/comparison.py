@@ -37,6 +37,7 @@ class Comparison:
         song_ids: `(E,)` songs; intervals count songs, not episodes.
         anchors: Labels of the policies that only bound the table.
         omitted: Metric that could not be scored to a sentence that says why.
+        omitted_policies: Policy that could not play to a sentence that says why.
         lookahead: Whether the setting needs input from the future.
         setting: What was played: t_f, k, latency and so on, as plain data.
         seed: Seed of latencies and resampling.
@@ -51,6 +52,7 @@ class Comparison:
     song_ids: tuple[str, ...]
     anchors: frozenset[str] = frozenset()
     omitted: Mapping[str, str] = field(default_factory=dict)
+    omitted_policies: Mapping[str, str] = field(default_factory=dict)
     lookahead: bool = False
     setting: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -62,6 +64,11 @@ class Comparison:
     def agents(self) -> tuple[str, ...]:
         """Labels that are not anchors."""
         return tuple(label for label in self.labels if label not in self.anchors)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Why metrics and policies are left out."""
+        return (*self.omitted.values(), *self.omitted_policies.values())
 
     @property
     def songs(self) -> int:
@@ -123,6 +130,7 @@ class Comparison:
             ],
             "anchors": sorted(self.anchors),
             "omitted_metrics": dict(self.omitted),
+            "omitted_policies": dict(self.omitted_policies),
             "policies": policies,
             "paired_differences": [
                 {"a": a, "b": b, "measure": measure, **self.difference(a, b, measure).to_json()}
@@ -142,6 +150,7 @@ def compare(
     seed: int = 0,
     resamples: int = RESAMPLES,
     keep_audio: int = 0,
+    omitted_policies: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Play the same `episodes` with every policy and score what came out of the speaker.
 
@@ -154,6 +163,7 @@ def compare(
         seed: Seed of latencies and resampling.
         resamples: Bootstrap samples.
         keep_audio: Number of episodes whose played audio is kept.
+        omitted_policies: Policy that is not among `policies`, since it cannot play, to a sentence that says why.
 
     Raises:
         ConfigError: There are no policies or no episodes.
@@ -210,6 +220,7 @@ def compare(
         song_ids=tuple(episode.song_id for episode in episodes),
         anchors=frozenset(label for label in values if policies[label].privileged or policies[label].name in ANCHORS),
         omitted=omitted,
+        omitted_policies=dict(omitted_policies or {}),
         lookahead=lookahead,
         setting=setting,
         seed=seed,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jamgym.benchmark.comparison import Comparison, compare
+from jamgym.benchmark.labels import file_stem, labelled_specs, safe_name, with_checkpoints, without_other_songs
 from jamgym.benchmark.plots import plot_comparison, plot_episode
 from jamgym.benchmark.runner import check_distinct
 from jamgym.benchmark.statistics import RESAMPLES
 from jamgym.benchmark.table import markdown, rich_table, sentences
-from jamgym.codec import Codec
+from jamgym.codec import Audio, Codec
 from jamgym.corpus import Split
 from jamgym.episode import EpisodeSource
 from jamgym.errors import ConfigError
@@ -27,15 +26,13 @@ from jamgym.ranges import check_at_least
 from jamgym.registry import codecs, corpora, policies, rewards
 from jamgym.reward import RewardModel
 from jamgym.reward_learning import freeze
-from jamgym.specs import create_from_spec, split_spec
+from jamgym.specs import Spec, create_from_spec
 from jamgym.vector_env import AccompanimentVectorEnv
 
 if TYPE_CHECKING:
     from jamgym.run import Run
 
 __all__ = ["Comparison", "EvaluationConfig", "compare", "evaluate", "make_policies", "write_comparison"]
-
-_WEIGHTS = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class EvaluationConfig:
         codec: Turns audio into codes.
         split: Songs that are used.
         policies: Names, or mappings with "name", arguments, and optionally "label" for the tables.
-        checkpoints: Decoder checkpoints to evaluate beside `policies`, labelled by their run folder.
+        checkpoints: Paths of decoder checkpoints to evaluate beside `policies`, labelled by their run folder.
         metrics: Reward models.
         t_f: Future visibility in frames, signed.
         k: Frames per call.
@@ -144,8 +141,8 @@ def evaluate(config: EvaluationConfig, run: Run) -> dict[str, float]:
 
     Raises:
         LookaheadError: t_f cannot be played live and `allow_lookahead` is not set.
-        CorpusError: The split has no usable episode.
-        ConfigError: A name or setting is wrong; raised before anything is played.
+        CorpusError: The split has no usable episode, or too few songs for a policy that was asked for.
+        ConfigError: A name or setting is wrong; raised, as all of these, before anything is played.
     """
     if config.grid.given:
         from jamgym.benchmark.grid.evaluate import evaluate_grid
@@ -161,6 +158,7 @@ def evaluate(config: EvaluationConfig, run: Run) -> dict[str, float]:
         seed=config.seed,
         resamples=config.resamples,
         keep_audio=config.save_audio,
+        omitted_policies=playable_specs(config, source)[1],
     )
     write_comparison(comparison, source.codec, run)
     return {
@@ -176,6 +174,7 @@ def prepare(config: EvaluationConfig) -> tuple[EpisodeSource, list[RewardModel],
     Raises:
         LookaheadError: t_f cannot be played live and `allow_lookahead` is not set.
         ConfigError: A name or setting is wrong.
+        CorpusError: There are too few songs for a policy that was asked for.
         CheckpointError: A checkpoint is missing, damaged or of another codec.
     """
     source = make_source(config)
@@ -224,35 +223,31 @@ def make_env(
     return AccompanimentVectorEnv(rows, autoreset_mode="Disabled", source=source, reward=None, t_f=t_f, k=k, **settings)
 
 
+def playable_specs(config: EvaluationConfig, source: EpisodeSource) -> tuple[dict[str, Spec], dict[str, str]]:
+    """Return label to spec of `policies`, and why others are left out that only stand there by default.
+
+    Raises:
+        ConfigError: Two policies have one label.
+        UnknownNameError: A policy is not known.
+        CorpusError: There are too few songs for a policy that was asked for.
+    """
+    specs = labelled_specs(config.policies)
+    omitted = without_other_songs(specs, source, optional=config.policies == EvaluationConfig.policies)
+    return {label: spec for label, spec in specs.items() if label not in omitted}, omitted
+
+
 def make_policies(config: EvaluationConfig, codec: Codec, source: EpisodeSource) -> dict[str, Policy]:
     """Return label to policy.
 
     Raises:
         ConfigError: Two policies have one label, or an argument is wrong.
         UnknownNameError: A policy is not known.
+        CorpusError: There are too few songs for a policy that was asked for.
         CheckpointError: A checkpoint is missing, damaged or of another codec.
     """
     known = {"codec": codec, "k": config.k, "t_f": config.t_f, "source": source, "seed": config.seed}
-    specs = labelled_specs((*config.policies, *config.checkpoints))
+    specs = with_checkpoints(playable_specs(config, source)[0], config.checkpoints)
     return {label: create_from_spec(policies, spec, known) for label, spec in specs.items()}
-
-
-def labelled_specs(specs: Iterable[str | Mapping[str, Any]]) -> dict[str, str | dict[str, Any]]:
-    """Return label to spec, without the label.
-
-    Raises:
-        ConfigError: Two policies have one label.
-        UnknownNameError: A policy is not known.
-    """
-    found: dict[str, str | dict[str, Any]] = {}
-    for spec in specs:
-        label, rest = _labelled(spec)
-        if label in found:
-            raise ConfigError(
-                f"Two policies are labelled {label!r}. Give each one its own: {{name: decoder, label: OTHER, ...}}."
-            )
-        found[label] = rest
-    return found
 
 
 def write_comparison(comparison: Comparison, codec: Codec, run: Run) -> None:
@@ -265,17 +260,14 @@ def write_comparison(comparison: Comparison, codec: Codec, run: Run) -> None:
     for index in range(max((len(kept) for kept in comparison.audio.values()), default=0)):
         episode = comparison.records[comparison.labels[0]][index].episode
         folder = f"audio/{index:02d}-{safe_name(episode.song_id)}-{safe_name(episode.target_name)}"
-        run.write_audio(f"{folder}/heard.wav", episode.heard, rate)
-        run.write_audio(f"{folder}/truth.wav", episode.target, rate)
+        run.write_audio(f"{folder}/heard.wav", _turned_down(episode.heard), rate)
+        run.write_audio(f"{folder}/truth.wav", _turned_down(episode.target), rate)
         for label in comparison.labels:
-            played = comparison.audio[label][index]
-            mix = episode.heard + played
-            # A mix above full scale is turned down: clipping would sound like the policy's fault.
-            mix = mix / max(1.0, float(np.abs(mix).max()))
-            run.write_audio(f"{folder}/{safe_name(label)}-played.wav", played, rate)
-            run.write_audio(f"{folder}/{safe_name(label)}-mix.wav", mix, rate)
+            played, name = comparison.audio[label][index], file_stem(label)
+            run.write_audio(f"{folder}/{name}-played.wav", played, rate)
+            run.write_audio(f"{folder}/{name}-mix.wav", _turned_down(episode.heard + played), rate)
             record = comparison.records[label][index]
-            plot_episode(record, codec, played, run.folder / folder / f"{safe_name(label)}.png", label)
+            plot_episode(record, codec, played, run.folder / folder / f"{name}.png", label)
 
 
 def report(comparison: Comparison) -> str:
@@ -284,27 +276,12 @@ def report(comparison: Comparison) -> str:
 
     stream = io.StringIO()
     Console(file=stream, width=150, color_system=None).print(rich_table(comparison))
-    return "\n".join([stream.getvalue().rstrip(), "", *sentences(comparison), *comparison.omitted.values()]) + "\n"
+    return "\n".join([stream.getvalue().rstrip(), "", *sentences(comparison), *comparison.left_out]) + "\n"
 
 
-def _labelled(spec: str | Mapping[str, Any]) -> tuple[str, str | dict[str, Any]]:
-    """Return the label and the spec without it. A path of a checkpoint stands for a decoder."""
-    if isinstance(spec, str):
-        if spec.endswith(_WEIGHTS):
-            path = Path(spec)
-            return path.parent.name or path.stem, {"name": "decoder", "checkpoint": spec}
-        return split_spec(policies, spec)[0], spec
-    rest = {key: value for key, value in spec.items() if key != "label"}
-    name, _ = split_spec(policies, rest)
-    label = spec.get("label", name)
-    if not isinstance(label, str) or not label:
-        raise ConfigError(f"The label of policy {name!r} is {label!r}; it must be a word.")
-    return label, rest
-
-
-def safe_name(name: str) -> str:
-    """Return `name` as part of a file name."""
-    return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_"
+def _turned_down(audio: Audio) -> Audio:
+    """Return a sum of stems `(S,)` inside full scale: clipping would sound like the policy's fault."""
+    return audio / np.float32(max(1.0, float(np.abs(audio).max(initial=0.0))))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jamgym.benchmark.comparison import Comparison
-from jamgym.benchmark.statistics import Interval
+from jamgym.benchmark.statistics import FEWEST_SONGS, Interval, too_few
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,6 +63,18 @@ def title(comparison: Comparison) -> str:
     return text
 
 
+def legend(songs: int) -> str:
+    """Return what the cells of a table are, and whether they are enough to tell policies apart.
+
+    >>> legend(64)
+    'mean over songs [95 % bootstrap interval]'
+    >>> legend(3)
+    'mean over songs [95 % bootstrap interval]; too few songs to tell (3; at least 8)'
+    """
+    text = "mean over songs [95 % bootstrap interval]"
+    return text if songs >= FEWEST_SONGS else f"{text}; {too_few(songs)}"
+
+
 def rich_table(comparison: Comparison) -> Table:
     """Return the comparison as a `rich` table."""
     from rich.table import Table
@@ -71,7 +83,8 @@ def rich_table(comparison: Comparison) -> Table:
     header, body = rows(comparison)
     # As Text, brackets in a name are not taken for markup.
     above = Text(title(comparison), style="table.title")
-    table = Table(title=above, caption="mean over songs [95 % bootstrap interval]")
+    # A line each, so that a narrow table does not break them anywhere.
+    table = Table(title=above, caption=legend(comparison.songs).replace("]; ", "]\n"))
     for index, name in enumerate(header):
         table.add_column(Text(name), justify="left" if index == 0 else "right")
     for cells in body:
@@ -85,7 +98,7 @@ def markdown(comparison: Comparison) -> str:
     parts = [
         f"# {title(comparison)}",
         "",
-        "Mean over songs [95 % bootstrap interval].",
+        f"{legend(comparison.songs).capitalize()}.",
         "",
         *markdown_grid(header, body),
     ]
@@ -98,8 +111,8 @@ def markdown(comparison: Comparison) -> str:
         parts += ["", "## Paired differences (same songs)", ""]
         parts += markdown_grid(["difference", *(heading(name) for name in comparison.metrics)], grid)
         parts += ["", *sentences(comparison)]
-    if comparison.omitted:
-        parts += ["", *comparison.omitted.values()]
+    if comparison.left_out:
+        parts += ["", *comparison.left_out]
     return "\n".join(parts) + "\n"
 
 
@@ -119,12 +132,16 @@ def describe_difference(metric: str, a: str, b: str, interval: Interval, unit: s
     "PPO's coherence is 0.12 above MLE's [0.05, 0.19] on 64 held-out songs."
     >>> describe_difference("judge", "PPO", "MLE", Interval(0.01, -0.03, 0.05, 64))
     'PPO and MLE cannot be told apart by judge: the difference is 0.01 [-0.03, 0.05] on 64 held-out songs.'
+    >>> describe_difference("judge", "PPO", "MLE", Interval(0.12, 0.05, 0.19, 3))
+    "PPO's judge differs from MLE's by 0.12 [0.05, 0.19]: too few songs to tell (3; at least 8)."
     """
     on = f"on {interval.count} {unit}"
     if interval.count == 1:
         return f"{a}'s {metric} differs from {b}'s by {interval.estimate:.2f} on one song, which tells nothing more."
     digits = _digits(interval)
     span = f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+    if not interval.enough:
+        return f"{a}'s {metric} differs from {b}'s by {interval.estimate:.{digits}f} {span}: {too_few(interval.count)}."
     if interval.excludes_zero:
         side = "above" if interval.estimate > 0 else "below"
         return f"{a}'s {metric} is {abs(interval.estimate):.{digits}f} {side} {b}'s {span} {on}."

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jamgym.benchmark.evaluation import EvaluationConfig, evaluate, prepare
+from jamgym.benchmark.labels import without_other_songs
+from jamgym.benchmark.statistics import FEWEST_SONGS, too_few
 from jamgym.corpus import INSTRUMENTS
 from jamgym.errors import ConfigError
 from jamgym.files import atomic_path
@@ -102,7 +104,10 @@ def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:
         **{name: getattr(tuning, name) for name in SHARED},
     )
     # What cannot be evaluated is refused now, not after the training; all but the decoder that is still to come.
-    prepare(replace(evaluation, policies=("silence", "random_stem", before, "truth")))
+    source, _, _ = prepare(replace(evaluation, policies=("silence", before, "truth")))
+    omitted = without_other_songs({"random_stem": "random_stem"}, source, optional=True)
+    if omitted:
+        evaluation = replace(evaluation, policies=("silence", before, after, "truth"))
     part = Run.create(
         folder,
         command="finetune",
@@ -122,7 +127,8 @@ def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:
     differences = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))["paired_differences"]
     with atomic_path(run.folder / "report.txt") as path:
         path.write_text(
-            text + "\n" + "\n".join(closing_lines(differences, learnt, run.folder)) + "\n", encoding="utf-8"
+            "\n".join([text, *omitted.values(), *closing_lines(differences, learnt, run.folder)]) + "\n",
+            encoding="utf-8",
         )
     return figures
 
@@ -135,6 +141,9 @@ def verdict(differences: list[Mapping[str, Any]]) -> str:
         return "Coherence or judge was not scored, so nothing is said about PPO."
     if None in (coherence["low"], coherence["high"], judge["low"], judge["high"]):
         return "One held-out song gives no interval, so nothing is said about PPO; evaluate more songs."
+    songs = int(min(coherence["songs"], judge["songs"]))
+    if songs < FEWEST_SONGS:
+        return f"Nothing is said about PPO: {too_few(songs)}."
     if coherence["low"] > 0:
         first = "PPO made the decoder more coherent with what it hears"
     elif coherence["high"] < 0:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from jamgym.codec import Codec
 from jamgym.errors import ConfigError
+from jamgym.ranges import check_above_zero
 from jamgym.record import EpisodeRecord
 from jamgym.registry import rewards as registry
 from jamgym.reward import RewardModel, Windows, check_scores
@@ -74,7 +75,7 @@ class MixtureReward:
         clips: Per reward [lowest, highest] that its score is clipped to before it is weighed, or None.
         total_clip: [lowest, highest] of the sum, or None.
         normalise: Standardise each score by its running mean and deviation.
-        hop_seconds: Time between windows; None takes the shortest hop of the components.
+        hop_seconds: Time between windows, above 0; None takes the shortest hop of the components.
 
     Attributes:
         components: Labels of the components: their names, numbered from the second of the same name on.
@@ -120,7 +121,8 @@ class MixtureReward:
         self.last_scores = np.zeros((0, len(self.models)))
         self.window_seconds = max(model.window_seconds for model in self.models)
         self.min_window_seconds = max(model.min_window_seconds for model in self.models)
-        self.hop_seconds = hop_seconds or min(model.hop_seconds for model in self.models)
+        self.hop_seconds = min(m.hop_seconds for m in self.models) if hop_seconds is None else hop_seconds
+        check_above_zero(self, ("hop_seconds",))
         # The statistics tie a score to the windows before it.
         self.causal = all(model.causal for model in self.models) and not normalise
         self.needs: frozenset[str] = frozenset().union(*(model.needs for model in self.models))

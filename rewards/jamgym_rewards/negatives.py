@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jamgym.codec import Codec
-from jamgym.corpus import Corpus, Song, active
+from jamgym.corpus import Corpus, Song, active_share
 from jamgym_rewards.features import FLOOR_DB, SAMPLE_RATE, Analysis, FeatureSpec, pack
 from jamgym_rewards.separation import Part, separate
 
@@ -122,7 +122,7 @@ def render_pair(
         part: What is kept of both sides.
     """
     song = corpus.load(song_id)
-    names = [s.name for s in song.stems if active(s.audio, SAMPLE_RATE).mean() >= 0.33] if len(song.stems) > 1 else []
+    names = [s.name for s in song.stems if active_share(s.audio, SAMPLE_RATE) >= 0.33] if len(song.stems) > 1 else []
     if not names:
         return None
     target = names[int(rng.integers(len(names)))]

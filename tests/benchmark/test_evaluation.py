@@ -6,9 +6,10 @@ import pytest
 import soundfile
 
 from jamgym import AccompanimentVectorEnv, EpisodeSource
-from jamgym.benchmark.evaluation import EvaluationConfig, compare, evaluate
+from jamgym.benchmark.evaluation import EvaluationConfig, GridConfig, compare, evaluate
 from jamgym.commands.parsing import parse
-from jamgym.errors import ConfigError, LookaheadError, UnknownNameError
+from jamgym.errors import CheckpointError, ConfigError, CorpusError, LookaheadError, UnknownNameError
+from jamgym.latency_trace import write_trace
 from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyCorpus, ToyReward
 from jamgym_agents.baselines import SilencePolicy, TruthPolicy
@@ -70,9 +71,51 @@ def test_evaluate_writes_everything(run):
     np.testing.assert_allclose(audio, soundfile.read(folders[0] / "heard.wav")[0], atol=1e-3)
 
 
+class LoudCorpus(ToyCorpus):
+    """Stems of full scale, so that two of them exceed it."""
+
+    def load(self, song_id):
+        song = super().load(song_id)
+        return replace(song, stems=tuple(replace(stem, audio=stem.audio * 5.0) for stem in song.stems))
+
+
+def test_labels_that_look_alike_have_files_of_their_own(run):
+    labels = ("a b", "a_b", "a/b")
+    named = tuple(
+        {"name": name, "label": label} for name, label in zip(("silence", "truth", "truth"), labels, strict=True)
+    )
+    evaluate(replace(CONFIG, policies=named, latency="none"), run)
+    folder = next((run.folder / "audio").iterdir())
+    for kind in ("-played.wav", "-mix.wav", ".png"):
+        assert len(list(folder.glob(f"a*b*{kind}"))) == 3
+    assert (folder / "a_b-played.wav").exists()
+    silent = [path.name for path in folder.glob("*-played.wav") if not soundfile.read(path)[0].any()]
+    assert len(silent) == 1 and silent[0].startswith("a_b-")
+
+
+def test_what_is_heard_is_turned_down_and_not_clipped(run):
+    corpus = {"name": f"{__name__}:LoudCorpus", "songs": 4, "seconds": 3.0}
+    evaluate(replace(CONFIG, corpus=corpus, policies=("silence",)), run)
+    folder = next((run.folder / "audio").iterdir())
+    heard, mix = (soundfile.read(folder / f"{name}.wav")[0] for name in ("heard", "silence-mix"))
+    assert np.abs(heard).max() == pytest.approx(1.0, abs=1e-3)
+    assert np.mean(np.abs(heard) > 0.999) < 0.001, "it is not cut off at full scale"
+    np.testing.assert_allclose(heard, mix, atol=1e-3)
+
+
 def test_same_seed_same_figures(run, tmp_path):
     again = Run.create(tmp_path / "again", command="evaluate", config={}, seed=0, quiet=True)
     assert evaluate(replace(CONFIG, save_audio=0), run) == evaluate(replace(CONFIG, save_audio=0, envs=2), again)
+
+
+def test_a_trace_of_another_chunk_size_is_refused_before_anything_is_played(run, tmp_path, monkeypatch):
+    write_trace(tmp_path / "trace.jsonl", np.full(5, 100), 16_000, 1)
+    monkeypatch.setattr(EpisodeSource, "encoded", lambda *_: pytest.fail("a song was encoded"))
+    config = replace(CONFIG, latency=("none", {"name": "trace", "path": str(tmp_path / "trace.jsonl")}))
+    with pytest.raises(ConfigError, match="recorded with k=1 frames per call, but here k is 5"):
+        evaluate(config, run)
+    with pytest.raises(ConfigError, match="recorded with k=1 frames per call, but here k is 5"):
+        evaluate(replace(config, grid=GridConfig((-5,), (1, 5))), run)
 
 
 def test_lookahead_is_refused_or_labelled(run):
@@ -96,6 +139,29 @@ def test_a_metric_without_truth_is_left_out_whole(run):
     assert "needs_truth" in json.loads((other.folder / "metrics.json").read_text())["policies"]["truth"]
 
 
+ALONE = replace(CONFIG, corpus={"name": TOY + "ToyCorpus", "songs": 1, "seconds": 3.0}, save_audio=0)
+
+
+def test_a_random_stem_without_other_songs_is_refused_before_anything_is_played(run, monkeypatch):
+    monkeypatch.setattr(EpisodeSource, "encoded", lambda *_: pytest.fail("a song was encoded"))
+    for config in (ALONE, replace(CONFIG, max_songs=1), replace(ALONE, grid=GridConfig((-5,), (5,)))):
+        with pytest.raises(CorpusError, match="'random_stem' found no stem in a song other .*Add songs"):
+            evaluate(config, run)
+
+
+def test_a_random_stem_that_nobody_asked_for_is_left_out_without_other_songs(run, monkeypatch):
+    monkeypatch.setattr(EvaluationConfig, "policies", CONFIG.policies)
+    assert "random_stem/toy" not in evaluate(ALONE, run)
+    found = json.loads((run.folder / "metrics.json").read_text())
+    assert list(found["policies"]) == ["silence", "noise", "truth"] and list(found["omitted_policies"]) == [
+        "random_stem"
+    ]
+    for name in ("report.txt", "table.md"):
+        assert "random_stem needs another song's stem" in (run.folder / name).read_text()
+    evaluate(replace(CONFIG, max_songs=2, save_audio=0), run)
+    assert "random_stem" in json.loads((run.folder / "metrics.json").read_text())["policies"]
+
+
 def test_names_and_labels_are_checked(run):
     with pytest.raises(UnknownNameError, match="Did you mean 'silence'"):
         evaluate(replace(CONFIG, policies=("silense",)), run)
@@ -116,6 +182,18 @@ def test_a_checkpoint_path_stands_for_a_decoder(monkeypatch):
     source = EpisodeSource(ToyCorpus(), ToyCodec())
     assert list(evaluation.make_policies(config, source.codec, source)) == ["a", "b"]
     assert asked[1] == {"name": "decoder", "checkpoint": "runs/b/policy.safetensors"}
+
+
+@pytest.mark.parametrize("given", ["random_codes", "m48.wav", "{name: truth}"])
+def test_what_is_in_checkpoints_is_a_path_and_never_a_policy(given, run):
+    with pytest.raises(CheckpointError, match=given):
+        evaluate(replace(CONFIG, checkpoints=(given,)), run)
+
+
+def test_a_checkpoint_that_is_labelled_as_another_policy_is_explained(run):
+    for given in (("truth",), ("runs/a/one.safetensors", "runs/a/two.safetensors")):
+        with pytest.raises(ConfigError, match=f"{given[-1]}' is labelled .* after its folder.*label: OTHER"):
+            evaluate(replace(CONFIG, checkpoints=given), run)
 
 
 def test_the_command_line_reads_the_config():

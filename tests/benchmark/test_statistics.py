@@ -126,5 +126,19 @@ def test_one_song_tells_no_spread():
     assert not mean_interval([0.5]).excludes_zero
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 7])
+def test_few_songs_claim_nothing(count):
+    """Of equal policies on 2 songs, the interval alone leaves out zero half of the time."""
+    values = np.arange(1.0, count + 1.0)
+    found = [f(values) for f in (mean_interval, iqm_interval)] + [paired_difference(values, -values)]
+    found.append(spearman_interval(values, values))
+    assert all(interval.low > 0.0 for interval in found[:3])
+    assert not any(interval.excludes_zero or interval.enough for interval in found)
+
+
+def test_eight_songs_may_claim():
+    assert mean_interval(np.arange(1.0, 9.0)).excludes_zero and mean_interval(-np.arange(1.0, 9.0)).excludes_zero
+
+
 def test_by_song_counts_songs_once():
     assert by_song([1.0, 5.0, 3.0], ["b", "a", "b"]).tolist() == [2.0, 5.0]

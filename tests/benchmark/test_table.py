@@ -81,6 +81,17 @@ def test_sentences_claim_no_more_than_the_interval():
     assert "one song" in say(0.12, -np.inf, np.inf, 1) and "above" not in say(0.12, -np.inf, np.inf, 1)
 
 
+def test_few_songs_are_said_to_be_too_few_in_tables_and_sentences():
+    words = "too few songs to tell (7; at least 8)"
+    few = comparison(song_ids=tuple(f"song-{index % 7}" for index in range(40)))
+    for text in (markdown(few), report(few)):
+        assert words in text and "above" not in text and "below" not in text and "told apart" not in text
+        assert "ppo's coherence differs from mle's by 0.1" in text
+    table = report(few).split("ppo's")[0]
+    assert words in table
+    assert all("too few" not in text for text in (markdown(comparison()), report(comparison())))
+
+
 def test_sentences_compare_the_named_pair():
     found = sentences(comparison(), [("mle", "ppo")])
     assert len(found) == 1 and found[0].startswith("mle's coherence is 0.1") and "below ppo's" in found[0]

@@ -102,6 +102,8 @@ def test_a_component_gets_the_end_of_the_window_that_is_as_long_as_its_own():
         ({"rewards": ["harmony"], "weights": [float("nan")]}, "finite"),
         ({"rewards": ["harmony"], "clips": [[1.0, 0.0]]}, "clips has"),
         ({"rewards": ["harmony"], "total_clip": 3.0}, "total_clip has 3.0"),
+        ({"rewards": ["harmony"], "hop_seconds": 0.0}, "hop_seconds is 0.0; it must be above 0"),
+        ({"rewards": ["harmony"], "hop_seconds": -1.0}, "hop_seconds is -1.0; it must be above 0"),
         ({"rewards": [{"name": "mixture", "rewards": ["harmony"]}]}, "mixture inside"),
         ({"rewards": [{"name": "silence", "allowence": 0.1}]}, "allowance"),
         ({"rewards": [object()]}, "not a reward model"),

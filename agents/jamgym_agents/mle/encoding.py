@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from jamgym.codec import Codec
-from jamgym.corpus import Corpus, Song, active, instrument_index
+from jamgym.corpus import Corpus, Song, active_share, instrument_index
 from jamgym.errors import ConfigError
 
 #: Root class of a frame without a known chord.
@@ -42,7 +42,7 @@ def encode_song(song: Song, codec: Codec, min_active: float = 0.5) -> list[Pair]
 
     A song shorter than a frame has none.
     """
-    targets = [s for s in song.stems if active(s.audio, song.sample_rate).mean() >= min_active]
+    targets = [s for s in song.stems if active_share(s.audio, song.sample_rate) >= min_active]
     if len(song.stems) < 2 or not targets:
         return []
     hop = codec.hop_samples

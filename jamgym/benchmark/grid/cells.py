@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jamgym.benchmark.evaluation import safe_name
+from jamgym.benchmark.labels import file_stem
 from jamgym.errors import ConfigError
 from jamgym.files import RunError, plain
 
@@ -118,9 +118,7 @@ def digest(value: Any) -> str:
 
 
 def _name(player: Player, t_f: int | None, k: int | None) -> str:
-    # Two labels may become one file name; the hash keeps them apart.
-    name = safe_name(player.label)
-    name = name if name == player.label else f"{name}-{digest(player.label)[:6]}"
+    name = file_stem(player.label)
     if t_f is None:
         return f"cells/{name}.json"
     return f"cells/{name}-seed{player.seed}-t_f{t_f:+d}-k{k}.json"

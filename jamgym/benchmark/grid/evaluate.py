@@ -18,10 +18,10 @@ import numpy as np
 from jamgym.benchmark.comparison import ANCHORS, usable_metrics
 from jamgym.benchmark.evaluation import (
     EvaluationConfig,
-    labelled_specs,
     make_env,
     make_metrics,
     make_source,
+    playable_specs,
     write_text,
 )
 from jamgym.benchmark.grid.cells import CellStore, Player, Scores, digest
@@ -62,6 +62,7 @@ def evaluate_grid(config: EvaluationConfig, run: Run) -> dict[str, float]:
         LookaheadError: A t_f cannot be played live and `allow_lookahead` is not set.
         ConfigError: A name or setting is wrong, or does not fit the cells that are there; raised before anything
             is played.
+        CorpusError: There are too few songs; raised before anything is played.
         CheckpointError: A checkpoint is missing, damaged or of another codec.
     """
     source = make_source(config)
@@ -110,6 +111,7 @@ def evaluate_grid(config: EvaluationConfig, run: Run) -> dict[str, float]:
         anchors={task.player.label: scores for task, scores in done.items() if task.player.anchor and scores},
         song_ids=tuple(episode.song_id for episode in episodes),
         omitted=omitted,
+        omitted_policies=playable_specs(config, source)[1],
         setting={**setting, "corpus_name": source.corpus.name, "allow_lookahead": config.allow_lookahead},
         players={label: [p.identity for p in players if p.label == label] for label in _labels(players)},
         seed=config.seed,
@@ -127,10 +129,11 @@ def make_players(config: EvaluationConfig, source: EpisodeSource) -> list[Player
     Raises:
         ConfigError: Two policies have one label, an argument is wrong, or there is no agent.
         UnknownNameError: A policy is not known.
+        CorpusError: There are too few songs for a policy that was asked for.
         CheckpointError: A checkpoint is missing, damaged or of another codec.
     """
     label = config.grid.label
-    specs = labelled_specs(config.policies)
+    specs, _ = playable_specs(config, source)
     if config.checkpoints and label in specs:
         raise ConfigError(
             f"A policy and the checkpoints are both labelled {label!r}. Give the policy another label, or the "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jamgym.benchmark.grid.results import GridResults
 from jamgym.benchmark.grid.statistics import Extremes, Trend
-from jamgym.benchmark.statistics import Interval
+from jamgym.benchmark.statistics import FEWEST_SONGS, Interval, too_few
 from jamgym.benchmark.table import LATE, ORACLE, format_interval, heading, markdown_grid
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def title(results: GridResults) -> str:
 
 def notes(results: GridResults) -> list[str]:
     """Return what a reader must know: what the intervals speak about, and what cannot be played live."""
-    found = ["Mean [95 % bootstrap interval]; every cell is the same songs."]
+    few = "" if results.songs >= FEWEST_SONGS else f"; {too_few(results.songs)}"
+    found = [f"Mean [95 % bootstrap interval]; every cell is the same songs{few}."]
     for method in results.methods:
         seeds = results.seeds(method)
         found.append(
@@ -88,6 +89,11 @@ def describe_trend(method: str, metric: str, axis: str, trend: Trend, other: str
     overall, within = trend.overall, trend.within
     if overall.count == 1:
         return f"{method}: {metric} and {axis}: Spearman {overall.estimate:.2f} over {trend.cells} cells, on one song."
+    if not overall.enough:
+        return (
+            f"{method}: {metric} with {axis}: Spearman {_short(overall)} over {trend.cells} cells; at fixed {other} "
+            f"{_short(within)} on average: {too_few(overall.count)}."
+        )
     return (
         f"{method}: {metric} {_direction(overall)} with {axis}: Spearman {_short(overall)} over {trend.cells} cells; "
         f"at fixed {other} it {_direction(within)}: {_short(within)} on average."
@@ -99,6 +105,11 @@ def describe_extremes(method: str, metric: str, best: str, worst: str, extremes:
     a, b, difference = extremes.best, extremes.worst, extremes.difference
     if difference.count == 1:
         return f"{method}: {metric} at {best} is {a.estimate:.3f}, at {worst} {b.estimate:.3f}, on one song."
+    if not difference.enough:
+        return (
+            f"{method}: {metric} at {best} is {a}, at {worst} {b}; the paired difference is {difference}: "
+            f"{too_few(difference.count)}."
+        )
     touch = "touch" if extremes.touch else "do not touch"
     sure = "" if difference.excludes_zero else ", which cannot be told from none"
     return (
@@ -115,7 +126,7 @@ def markdown(results: GridResults) -> str:
             parts += ["", f"## {method}: {heading(measure)}", "", *markdown_grid(*rows(results, method, measure))]
             for line in _below(results, method, measure):
                 parts += ["", line]
-    for sentence in results.omitted.values():
+    for sentence in results.left_out:
         parts += ["", sentence]
     return "\n".join(parts) + "\n"
 
@@ -134,7 +145,7 @@ def report(results: GridResults) -> str:
             for line in _below(results, method, measure):
                 console.print(line, soft_wrap=True, markup=False, highlight=False)
     text = stream.getvalue().rstrip()
-    return "\n".join([text, "", *notes(results), *results.omitted.values()]) + "\n"
+    return "\n".join([text, "", *notes(results), *results.left_out]) + "\n"
 
 
 def _below(results: GridResults, method: str, measure: str) -> list[str]:

@@ -29,6 +29,7 @@ class GridResults:
         anchors: Anchor to measure to `(E,)` numbers.
         song_ids: `(E,)` songs; intervals count songs, not episodes.
         omitted: Metric that could not be scored to a sentence that says why.
+        omitted_policies: Policy that could not play to a sentence that says why.
         setting: What was played, as plain data.
         players: Label to what its policies are, one per seed, as plain data.
         seed: Seed of resampling.
@@ -43,10 +44,16 @@ class GridResults:
     anchors: Mapping[str, Mapping[str, Values]]
     song_ids: tuple[str, ...]
     omitted: Mapping[str, str] = field(default_factory=dict)
+    omitted_policies: Mapping[str, str] = field(default_factory=dict)
     setting: Mapping[str, Any] = field(default_factory=dict)
     players: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     seed: int = 0
     resamples: int = RESAMPLES
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Why metrics and policies are left out."""
+        return (*self.omitted.values(), *self.omitted_policies.values())
 
     @property
     def songs(self) -> int:
@@ -112,6 +119,7 @@ class GridResults:
             "confidence": 0.95,
             "songs": list(self.song_ids),
             "omitted_metrics": dict(self.omitted),
+            "omitted_policies": dict(self.omitted_policies),
             "policies": {label: list(players) for label, players in self.players.items()},
             "anchors": {
                 label: {

@@ -6,7 +6,8 @@ cell, so seeds and songs are *crossed*: each bootstrap sample draws S seeds and 
 seeds and songs in every cell (Owen, "The pigeonhole bootstrap", 2007). Drawing seeds anew for each song, as
 `stratified_interval` does for runs that were trained for one task each, would average the difference between
 seeds away and give intervals that are too narrow. With one seed, only songs are drawn, and the interval says
-nothing about other trainings. No sample is ever dropped: a value that is not finite raises.
+nothing about other trainings. With fewer than `FEWEST_SONGS` songs the intervals are too narrow, and claim nothing
+(`jamgym.benchmark.statistics`). No sample is ever dropped: a value that is not finite raises.
 """
 
 from __future__ import annotations

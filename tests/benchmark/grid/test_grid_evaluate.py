@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from jamgym.benchmark.evaluation import EvaluationConfig, GridConfig, evaluate
+from jamgym.benchmark.grid.cells import Player, _name
 from jamgym.benchmark.grid.evaluate import _digest_of, make_players
 from jamgym.commands.parsing import parse
-from jamgym.errors import ConfigError, JamgymError, LookaheadError
+from jamgym.errors import ConfigError, CorpusError, JamgymError, LookaheadError
 from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyCorpus
 from jamgym_agents.baselines import TruthPolicy
@@ -95,7 +96,9 @@ def make_run(tmp_path):
 
 def test_a_grid_writes_everything(make_run):
     run = make_run()
-    figures = evaluate(CONFIG, run)
+    # As few songs as may claim a trend.
+    config = replace(CONFIG, corpus={**CONFIG.corpus, "songs": 8}, episodes=8)
+    figures = evaluate(config, run)
     assert figures["ear/match/spearman_t_f"] > 0.8 and figures["ear/match/spearman_k"] < 0.0
     found = json.loads((run.folder / "grid.json").read_text())
     assert (found["t_f"], found["k"], found["lookahead_oracles"]) == ([-5, 5], [2, 10], [5])
@@ -103,7 +106,7 @@ def test_a_grid_writes_everything(make_run):
     cells = found["methods"]["ear"]["cells"]
     assert [(cell["t_f"], cell["k"]) for cell in cells] == [(-5, 2), (-5, 10), (5, 2), (5, 10)]
     values = cells[0]["values_by_seed"][0]["match"]
-    assert len(values) == 4 and np.mean(values) == pytest.approx(cells[0]["means"]["match"]["estimate"])
+    assert len(values) == 8 and np.mean(values) == pytest.approx(cells[0]["means"]["match"]["estimate"])
     statistics = found["methods"]["ear"]["statistics"]["match"]
     assert statistics["spearman_with_t_f"]["mean_within_lines"]["estimate"] == 1.0
     assert statistics["extremes"]["paired_difference"]["estimate"] > 0.2
@@ -114,7 +117,16 @@ def test_a_grid_writes_everything(make_run):
         assert "one training seed" in text and "Anchors (the same for every t_f and k): silence 0." in text
     assert (run.folder / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((run.folder / "cells").iterdir())) == 2 + 4
-    assert len(PLAYED) == 4 * 4, "each cell is played once, by all songs"
+    assert len(PLAYED) == 4 * 8, "each cell is played once, by all songs"
+
+
+def test_a_grid_of_few_songs_claims_nothing(make_run):
+    run = make_run()
+    evaluate(CONFIG, run)
+    for name in ("table.md", "report.txt"):
+        text = (run.folder / name).read_text()
+        assert text.count("too few songs to tell (4; at least 8).") == 4  # a note, two trends, two corners
+        assert not any(word in text for word in ("rises", "falls", "touch"))
 
 
 def test_an_interrupted_grid_goes_on(make_run, monkeypatch):
@@ -176,6 +188,12 @@ def test_a_network_that_comes_with_a_package_is_known_by_its_weights(make_run, m
         evaluate(mine, make_run(resume=True))
 
 
+def test_cells_of_labels_that_look_alike_keep_their_names():
+    """Cells of older runs are found by these names."""
+    names = [_name(Player(label, 0, "truth"), -5, 2) for label in ("a_b", "a b", "a/b")]
+    assert names == [f"cells/{name}-seed0-t_f-5-k2.json" for name in ("a_b", "a_b-5e229e", "a_b-f5effa")]
+
+
 def test_networks_are_known_by_every_weight():
     network = torch.nn.Linear(2, 2).bfloat16()
     found = _digest_of(network)
@@ -216,6 +234,20 @@ def test_a_metric_without_truth_is_left_out_whole(make_run):
     assert "needs_truth needs truth" in (run.folder / "report.txt").read_text()
     with pytest.raises(ConfigError, match="No metric can be scored"):
         evaluate(replace(CONFIG, corpus=corpus, metrics=(f"{__name__}:NeedsTruth",)), make_run("other"))
+
+
+def test_a_random_stem_that_nobody_asked_for_is_left_out_without_other_songs(make_run, monkeypatch):
+    config = replace(CONFIG, policies=("random_stem", *CONFIG.policies), max_songs=1)
+    with pytest.raises(CorpusError, match="'random_stem' found no stem in a song other than"):
+        evaluate(config, make_run())
+    assert PLAYED == []
+    monkeypatch.setattr(EvaluationConfig, "policies", config.policies)
+    run = make_run("other")
+    evaluate(config, run)
+    found = json.loads((run.folder / "grid.json").read_text())
+    assert set(found["anchors"]) == {"silence", "truth"} and list(found["omitted_policies"]) == ["random_stem"]
+    for name in ("report.txt", "table.md"):
+        assert "random_stem needs another song's stem" in (run.folder / name).read_text()
 
 
 def test_late_frames_have_a_table_and_anchors_are_never_late(make_run):

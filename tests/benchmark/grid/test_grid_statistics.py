@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jamgym.benchmark.grid.report import describe_extremes, describe_trend
 from jamgym.benchmark.grid.statistics import (
     grid_statistics,
     overall_spearman,
@@ -102,6 +103,20 @@ def test_nothing_is_found_where_nothing_is():
         for trend in (found.by_t_f, found.by_k)
     ]
     assert np.mean(sure) <= 0.15
+
+
+def test_few_songs_claim_nothing():
+    few, enough = (grid_statistics(scores(1.0, 0.5)[..., :n], T_F, K, resamples=300) for n in (7, 8))
+    for found, claims in ((few, False), (enough, True)):
+        assert found.by_t_f.within.low > 0.0 and found.extremes.difference.low > 0.0
+        assert found.by_t_f.within.excludes_zero == found.extremes.difference.excludes_zero == claims
+    trend = describe_trend("mle", "judge", "t_f", few.by_t_f, "k")
+    corners = describe_extremes("mle", "judge", "here", "there", few.extremes)
+    for sentence in (trend, corners):
+        assert sentence.endswith("too few songs to tell (7; at least 8).")
+        assert not any(word in sentence for word in ("rises", "falls", "trend", "touch"))
+    assert "rises" in describe_trend("mle", "judge", "t_f", enough.by_t_f, "k")
+    assert "do not touch" in describe_extremes("mle", "judge", "here", "there", enough.extremes)
 
 
 def test_lines_of_one_cell_have_no_trend():
