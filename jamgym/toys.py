@@ -122,13 +122,14 @@ class ToyCorpus:
     """
 
     name = "toy"
+    version = "1"
 
     def __init__(self, songs: int = 4, seconds: float = 6.0, sample_rate: int = 16_000) -> None:
         self.songs = songs
         self.seconds = seconds
         self.sample_rate = sample_rate
         # What a song sounds like, for caches; the number of songs changes none of them.
-        self.version = f"1-{seconds:g}s-{sample_rate}"
+        self.version = f"{self.version}-{seconds:g}s-{sample_rate}"
 
     def song_ids(self, split: Split) -> Sequence[str]:
         """Return the ids of `split`."""
