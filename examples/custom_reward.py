@@ -1,6 +1,7 @@
 """A reward of one's own, found by name: `python examples/custom_reward.py`.
 
-`module:Class` works wherever a reward is named, also in `jamgym finetune --reward custom_reward:RestWhereLoud`.
+`module:Class` works wherever a reward is named, also on the command line, where the working folder is searched too:
+`cd examples && jamgym finetune --reward custom_reward:RestWhereLoud`.
 """
 
 import argparse

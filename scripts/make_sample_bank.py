@@ -1,7 +1,7 @@
 """Make the sample bank that the band corpus plays: single notes of FluidR3 GM (MIT) at 16 kHz, as Vorbis.
 
-Needs Debian's packages `fluidsynth` and `fluid-soundfont-gm`. Every note's tuning is measured; the
-correction in cents is stored beside the note, and a note that is off by more than 60 cents is refused.
+Needs Debian's packages `fluidsynth` and `fluid-soundfont-gm`, and `pip install mido`. Every note's tuning is measured;
+the correction in cents is stored beside the note, and a note that is off by more than 60 cents is refused.
 
     python scripts/make_sample_bank.py --soundfont /usr/share/sounds/sf2/FluidR3_GM.sf2 --out jamgym/assets/bank
 """

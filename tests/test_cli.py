@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -447,6 +448,8 @@ def test_every_command_has_help_with_documented_settings(command, capsys):
     assert cli.main([*command.name.split(), "--help"]) == 0
     text = capsys.readouterr().out
     assert all(example in text for example in command.examples)
+    # A setting without a value is written null there, and a group of settings is no file.
+    assert re.search(r"\bNone\b", text) is None and "Path to a configuration file" not in text
     assert 2 <= len(command.examples) <= 4
     for example in command.examples:
         together = command.distributed and example.startswith("torchrun ") and f" jamgym.cli {command.name} " in example

@@ -175,6 +175,7 @@ def compare(
     values: dict[str, dict[str, NDArray[np.float64]]] = {}
     records: dict[str, list[EpisodeRecord]] = {}
     audio: dict[str, list[Audio]] = {}
+    left_out = dict(omitted_policies or {})
     lookahead = False
     setting: dict[str, Any] = {}
     if run is None:
@@ -186,7 +187,8 @@ def compare(
     with progress as task:
         for label, policy in policies.items():
             if values and run is not None and run.stop_requested:
-                break
+                left_out[label] = f"{label} was not played: the run was stopped."
+                continue
             env = make_env()
             codec = env.codec
 
@@ -220,7 +222,7 @@ def compare(
         song_ids=tuple(episode.song_id for episode in episodes),
         anchors=frozenset(label for label in values if policies[label].privileged or policies[label].name in ANCHORS),
         omitted=omitted,
-        omitted_policies=dict(omitted_policies or {}),
+        omitted_policies=left_out,
         lookahead=lookahead,
         setting=setting,
         seed=seed,

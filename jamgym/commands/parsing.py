@@ -8,6 +8,7 @@ out of the command line first and become a spec (see `jamgym.specs`).
 from __future__ import annotations
 
 import argparse
+import re
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -28,6 +29,8 @@ REGISTRIES: dict[str, Registry] = {
     "reward": registry.rewards,
     "policy": registry.policies,
 }
+#: What jamgym's settings do not take where jsonargparse offers it: a file for one group of them.
+_GROUP_HELP = "Path to a configuration file."
 _OTHER_WORDS = {
     "codecs": "codec",
     "corpora": "corpus",
@@ -155,6 +158,10 @@ def build_parser(prog: str, summary: str, examples: Sequence[str], config_class:
     # (the attribute's name depends on jsonargparse's version)
     for action in parser._actions:
         action.required = False
+        if action.help == _GROUP_HELP:
+            action.metavar, action.help = "MAPPING", "all of them as one YAML mapping: '{NAME: VALUE}'"
+        # The docstrings speak Python, the command line YAML.
+        action.help = re.sub(r"\bNone\b", "null", action.help) if isinstance(action.help, str) else action.help
     for attribute in ("required_args", "_extra_required_keys"):
         getattr(parser, attribute, set()).clear()
     return parser

@@ -19,9 +19,9 @@ class ScoreConfig:
     """Settings of `jamgym rewards score`.
 
     Attributes:
-        reward: Reward name, or a mapping with `name` and its arguments; may be given right after `score`.
-        heard: Audio file of what was heard: the others. Any sample rate; mono, stereo or more.
-        played: Audio file of what was played to it, from the same moment on.
+        reward: Reward name, or a mapping with `name` and its arguments; may be given right after `score`. Required.
+        heard: Audio file of what was heard: the others. Any sample rate; mono, stereo or more. Required.
+        played: Audio file of what was played to it, from the same moment on. Required.
         target: Audio file of the stem that was replaced, for rewards that need it.
         out: Folder for scores.json and scores.png; None writes nothing.
         sample_rate: Samples per second that everything is resampled to; that of codec `spectral`.

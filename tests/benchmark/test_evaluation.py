@@ -211,4 +211,5 @@ def test_compare_stops_after_a_policy_when_asked(run):
     episodes = source.fixed(3, seed=0)
     assert compare(players, make_env, episodes, [ToyReward()], run).labels == ("quiet", "truth")
     run.stop_requested = True
-    assert compare(players, make_env, episodes, [ToyReward()], run).labels == ("quiet",)
+    stopped = compare(players, make_env, episodes, [ToyReward()], run)
+    assert stopped.labels == ("quiet",) and stopped.left_out == ("truth was not played: the run was stopped.",)

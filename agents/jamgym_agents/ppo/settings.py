@@ -27,8 +27,8 @@ class FinetuneConfig:
         frames: Frames per episode.
         latency: Latency model, "none" or a mapping with `name` and its arguments, or a list of them from which each
             episode draws, for latency-robust training.
-        clock: "simulated" draws latencies; "measured" charges this machine's real time, for one environment, with the
-            updates left out. A measured run cannot be repeated bit for bit.
+        clock: "simulated" draws latencies; "measured" charges this machine's real time, for one environment
+            (`envs` 1), with the updates left out. A measured run cannot be repeated bit for bit.
         late_policy: What plays instead of a late frame: "silence", "repeat" or "conceal".
         allow_lookahead: Allow settings that cannot be played live; they are labelled.
         instruments: Target classes; None allows all.
