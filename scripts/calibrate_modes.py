@@ -21,7 +21,8 @@ from jamgym.run import Run
 from jamgym.specs import create_from_spec
 from jamgym_rewards.coherence import CoherenceReward
 from jamgym_rewards.features import SAMPLE_RATE
-from jamgym_rewards.training import CoherenceTrainingConfig, as_notes, part_calibrations
+from jamgym_rewards.training import as_notes, part_calibrations
+from jamgym_rewards.training_settings import CoherenceTrainingConfig
 
 
 def main() -> None:

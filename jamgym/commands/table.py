@@ -75,7 +75,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "train-coherence",
         "Train the reward `coherence`, `discriminative` or the held-out `judge`.",
-        "jamgym_rewards.training:CoherenceTrainingConfig",
+        "jamgym_rewards.training_settings:CoherenceTrainingConfig",
         "jamgym_rewards.training:train_coherence",
         (
             "jamgym train-coherence --config configs/train-coherence/coherence.yaml",

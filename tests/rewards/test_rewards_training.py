@@ -18,7 +18,8 @@ from jamgym_rewards.features import SAMPLE_RATE, Analysis, FeatureSpec, Prepared
 from jamgym_rewards.losses import contrastive_loss
 from jamgym_rewards.negatives import KINDS, draw_batch, make_feature_pair, render_pair, shifted_start, window
 from jamgym_rewards.towers import TwoTowers, halve
-from jamgym_rewards.training import CoherenceTrainingConfig, _command, build_pool, train_coherence
+from jamgym_rewards.training import _command, build_pool, train_coherence
+from jamgym_rewards.training_settings import CoherenceTrainingConfig
 from jamgym_rewards.validation import auc, auc_figures
 
 
