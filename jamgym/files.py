@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import math
 import os
 import platform
@@ -90,6 +92,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink()
+
+
+def digest(value: Any) -> str:
+    """Return a short hash of plain data."""
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _umask() -> int:

@@ -108,7 +108,7 @@ class DecoderPolicy:
         status = np.asarray(observation["played_status"])
         slots = np.arange(status.shape[1]) < decided.numpy()[:, None]
         # Fewer than were emitted: the episode ended within the chunk, and what lies behind its end was not played.
-        differ = (decided > sizes) | ((decided > 0) & (decided < sizes))
+        differ = (decided > 0) & (decided != sizes)
         if (slots & ~np.isin(status, PLAYED_AS_EMITTED)).any() or differ.any():
             played = torch.as_tensor(np.array(observation["played"])).long()
             self._stream.amend(state, played, decided, sizes)

@@ -45,6 +45,18 @@ class Sampling:
         """Whether there is nothing to draw."""
         return self.greedy or self.top_k == 1
 
+    def check_draws(self) -> None:
+        """Refuse to learn from what is `deterministic`.
+
+        Raises:
+            ConfigError: Says what to give instead.
+        """
+        if self.deterministic:
+            raise ConfigError(
+                f"The sampling has temperature {self.temperature} and top_k {self.top_k}, which leaves nothing to "
+                "learn from; give a temperature above 0 and a top_k other than 1."
+            )
+
     @property
     def guided(self) -> bool:
         """Whether logits of the network that hears nothing are needed."""

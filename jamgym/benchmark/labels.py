@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from jamgym.episode import EpisodeSource
 from jamgym.errors import ConfigError, CorpusError
+from jamgym.files import digest
 from jamgym.registry import policies
 from jamgym.specs import Spec, spec_name, split_spec
 
@@ -89,7 +88,7 @@ def file_stem(label: str) -> str:
     """
     name = safe_name(label)
     # Two labels may become one file name; the hash keeps them apart.
-    return name if name == label else f"{name}-{hashlib.sha256(json.dumps(label).encode()).hexdigest()[:6]}"
+    return name if name == label else f"{name}-{digest(label)[:6]}"
 
 
 def _labelled(spec: str | Mapping[str, Any]) -> tuple[str, Spec]:

@@ -148,12 +148,9 @@ def test_a_run_that_is_stopped_while_songs_are_encoded_goes_on_there(tmp_path, m
     monkeypatch.setenv("JAMGYM_CACHE", str(tmp_path / "cache"))
     config = replace(CONFIG, steps=1, validation_t_f=(0,))
 
-    def stopping(run):
-        run.stop_requested = True
-        return pretrain(config, run)
-
     with pytest.raises(KeyboardInterrupt), make_run(tmp_path / "run") as run:
-        stopping(run)
+        run.stop_requested = True
+        pretrain(config, run)
     assert len(list((tmp_path / "cache").glob("*.parts/*.safetensors"))) == 1
     train(tmp_path / "run", resume=True, monkeypatch=monkeypatch, config=config)
     assert (tmp_path / "run/decoder.safetensors").exists() and not list((tmp_path / "cache").glob("*.parts"))

@@ -31,6 +31,15 @@ PART = 50
 Arrays = dict[str, NDArray]
 
 
+def _nothing() -> None:
+    """Show no progress."""
+
+
+def _never() -> bool:
+    """Go on."""
+    return False
+
+
 def cache_folder() -> Path:
     """Return the folder for derived data: $JAMGYM_CACHE, else the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -43,9 +52,9 @@ def load_tokens(
     split: Split,
     songs: int | None = None,
     folder: Path | None = None,
-    advance: Callable[[], None] | None = None,
+    advance: Callable[[], None] = _nothing,
     processes: int = 1,
-    stop: Callable[[], bool] | None = None,
+    stop: Callable[[], bool] = _never,
 ) -> TokenSet:
     """Return the token set of the first `songs` songs of `split`, from disk if it was made before.
 
@@ -74,9 +83,9 @@ def load_tokens(
     if path.exists():
         return TokenSet(**_read(path))
     parts = path.with_suffix(".parts")
-    done = _encode_in_parts(parts, corpus, codec, ids, advance or _nothing, processes, stop or _never)
-    arrays = _joined([part for part in done if len(part["instrument"])])
-    if arrays is None:
+    done = _encode_in_parts(parts, corpus, codec, ids, advance, processes, stop)
+    arrays = _joined(done)
+    if not len(arrays["instrument"]):
         raise CorpusError(f"No song of split {split!r} of corpus {corpus.name!r} has two stems that sound.")
     save_tensors(path, {name: torch.from_numpy(array) for name, array in arrays.items()}, {"kind": "tokens"})
     shutil.rmtree(parts, ignore_errors=True)
@@ -134,18 +143,15 @@ def _as_arrays(pairs: list[Pair], numbers: list[int], codebooks: int) -> Arrays:
         "chroma": np.zeros((0, 12), np.uint8),
         "instrument": np.zeros(0, np.int64),
     }
-    arrays = {name: np.concatenate([pair[name] for pair in pairs]) if pairs else empty[name] for name in empty}
+    arrays = {name: np.concatenate([none, *(pair[name] for pair in pairs)]) for name, none in empty.items()}
     lengths = [len(pair["heard"]) for pair in pairs]
     arrays["offsets"] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    arrays["instrument"] = arrays["instrument"].astype(np.int64)
     arrays["song"] = np.array(numbers, dtype=np.int64)
     return arrays
 
 
-def _joined(parts: list[Arrays]) -> Arrays | None:
-    """Return the arrays of all parts, one after the other; None if there are none."""
-    if not parts:
-        return None
+def _joined(parts: list[Arrays]) -> Arrays:
+    """Return the arrays of all parts, one after the other."""
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "offsets"}
     lengths = np.concatenate([np.diff(part["offsets"]) for part in parts])
     return {**joined, "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)}
@@ -154,12 +160,3 @@ def _joined(parts: list[Arrays]) -> Arrays | None:
 def _read(path: Path) -> Arrays:
     tensors, _ = load_tensors(path)
     return {name: tensor.numpy() for name, tensor in tensors.items()}
-
-
-def _nothing() -> None:
-    """Show no progress."""
-
-
-def _never() -> bool:
-    """Go on."""
-    return False

@@ -137,8 +137,7 @@ class SequencePPO(PPO):
         self.critic_warm_up = critic_warm_up
         self.reward_scale = reward_scale
         self.sampling = sampling or Sampling()
-        if self.sampling.deterministic:
-            raise ConfigError(f"{self.sampling} always takes the likeliest code, which leaves nothing to learn from.")
+        self.sampling.check_draws()
         self.bf16 = bf16
         self.episodes_per_batch = episodes_per_batch
         self.rollouts = 0
@@ -276,8 +275,11 @@ class SequencePPO(PPO):
         clip = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
         figures: dict[str, list[float]] = {}
         if self.bf16 and buffer.batch is not None:
-            view = (self.t_f, self.k, self.sampling, self.bf16)
-            buffer.batch = with_log_probs(buffer.batch, self.policy.decoder, *view, self.episodes_per_batch)
+            buffer.batch = with_log_probs(
+                buffer.batch,
+                lambda part: self._log_probs(self.policy.decoder, part, self.t_f)[0],
+                self.episodes_per_batch,
+            )
         for _ in range(self.n_epochs):
             for batch in buffer.episodes(self.episodes_per_batch, self.batch_generator):
                 for name, value in self._update(batch, clip, actor_learns).items():

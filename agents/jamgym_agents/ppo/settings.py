@@ -111,11 +111,7 @@ class FinetuneConfig:
         check_shares(self, ("gamma", "gae_lambda"))
         if self.seed >= 2**32:
             raise ConfigError(f"seed is {self.seed}; it must be below 2**32.")
-        if self.sampling.deterministic:
-            raise ConfigError(
-                f"sampling has temperature {self.sampling.temperature} and top_k {self.sampling.top_k}, which leaves "
-                "nothing to learn from; give a temperature above 0 and a top_k other than 1."
-            )
+        self.sampling.check_draws()
         if _names_judge(self.reward):
             raise ConfigError("The judge is for evaluation only. Train on another reward, for example 'coherence'.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -34,23 +35,21 @@ def episode_log_probs(
 
 @torch.no_grad()
 def with_log_probs(
-    batch: EpisodeBatch,
-    decoder: AccompanimentDecoder,
-    t_f: int,
-    k: int,
-    sampling: Sampling,
-    bf16: bool,
-    episodes_at_once: int,
+    batch: EpisodeBatch, log_probs: Callable[[EpisodeBatch], Tensor], episodes_at_once: int
 ) -> EpisodeBatch:
     """Return `batch` with the log-probabilities of what was played in the update's precision.
 
     The rollout runs in float32; without this its difference to bfloat16 would look like a step.
+
+    Args:
+        batch: Episodes.
+        log_probs: Returns `(B, T, Q, V)` of some of them.
+        episodes_at_once: How many it is given at a time.
     """
     parts = []
     for start in range(0, len(batch.played), episodes_at_once):
         part = batch.rows(torch.arange(start, min(start + episodes_at_once, len(batch.played))))
-        log_p, _ = episode_log_probs(decoder, part, t_f, k, sampling, bf16)
-        parts.append(log_p.gather(-1, part.played.unsqueeze(-1)).squeeze(-1))
+        parts.append(log_probs(part).gather(-1, part.played.unsqueeze(-1)).squeeze(-1))
     return replace(batch, log_probs=torch.cat(parts))
 
 

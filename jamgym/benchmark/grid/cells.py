@@ -112,11 +112,6 @@ class CellStore:
         self._run.write_json(_name(player, t_f, k), {**cell, **identity, "scores": scores})
 
 
-def digest(value: Any) -> str:
-    """Return a short hash of plain data."""
-    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _name(player: Player, t_f: int | None, k: int | None) -> str:
     name = file_stem(player.label)
     if t_f is None:

@@ -24,13 +24,14 @@ from jamgym.benchmark.evaluation import (
     playable_specs,
     write_text,
 )
-from jamgym.benchmark.grid.cells import CellStore, Player, Scores, digest
+from jamgym.benchmark.grid.cells import CellStore, Player, Scores
 from jamgym.benchmark.grid.plots import plot_grid
 from jamgym.benchmark.grid.report import markdown, report
 from jamgym.benchmark.grid.results import GridResults
 from jamgym.benchmark.runner import decode_played, play, score
 from jamgym.episode import Episode, EpisodeSource
 from jamgym.errors import ConfigError
+from jamgym.files import digest
 from jamgym.policy import Policy
 from jamgym.registry import policies
 from jamgym.reward import RewardModel
