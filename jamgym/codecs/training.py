@@ -267,7 +267,8 @@ def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
         optimizer.load_state_dict(state["optimizer"])
         first = int(state["step"])
         torch.set_rng_state(state["torch_rng"])
-        run.truncate(first - 1)  # step `first` comes again
+    if run.resumed:
+        run.truncate(first - 1)  # step `first` comes again, also where a run was killed before its first checkpoint
     pool = ClipPool(corpus, "train", config.songs)
     samples, frequencies = config.clip_frames * hop, network.decoder.bank.frequencies
     saved = time.monotonic()

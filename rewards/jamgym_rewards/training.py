@@ -153,7 +153,8 @@ def _train(config: CoherenceTrainingConfig, run: Run) -> dict[str, float]:
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["torch_rng"])
         step, spent = int(state["step"]), float(state["seconds"])
-        run.truncate(step)
+    if run.resumed:
+        run.truncate(step)  # a run that was killed may have logged more than its checkpoint has, or has none
     held_out = build_pool(config, corpus, codec, analysis, "validation", run)
     pool = build_pool(config, corpus, codec, analysis, "train", run)
     began = time.monotonic() - spent

@@ -206,6 +206,24 @@ def test_a_rate_that_is_far_too_high_writes_no_weights(tmp_path, steps):
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+def test_a_kill_before_the_first_checkpoint_leaves_no_line_twice(tmp_path, monkeypatch):
+    run_training(tmp_path / "whole")
+    step, steps = torch.optim.AdamW.step, []
+
+    def killed(self):
+        steps.append(step(self))
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.optim.AdamW, "step", killed)
+        run_training(tmp_path / "cut")
+    assert not (tmp_path / "cut/checkpoint.safetensors").exists() and (tmp_path / "cut/metrics.jsonl").read_text()
+    run_training(tmp_path / "cut", resume=True)
+    whole, cut = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut"))
+    assert cut == whole
+
+
 def test_a_run_resumes_when_the_file_it_started_from_has_moved(tmp_path):
     run_training(tmp_path / "start", steps=1, seed=3)
     start = tmp_path / "start" / "codec.safetensors"

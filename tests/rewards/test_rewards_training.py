@@ -249,6 +249,27 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path, model):
     assert parts == pytest.approx(whole, abs=1e-5, nan_ok=True)
 
 
+def test_a_kill_before_the_first_checkpoint_leaves_no_line_twice(tmp_path, monkeypatch):
+    config = replace(TINY, model="judge", evaluate_every=1)
+    with make_run(tmp_path / "whole", config) as run:
+        train_coherence(config, run)
+    step, steps = torch.optim.AdamW.step, []
+
+    def killed(self):
+        steps.append(step(self))
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), make_run(tmp_path / "cut", config) as run:
+        patch.setattr(torch.optim.AdamW, "step", killed)
+        train_coherence(config, run)
+    assert not (tmp_path / "cut/checkpoint.safetensors").exists() and (tmp_path / "cut/metrics.jsonl").read_text()
+    with make_run(tmp_path / "cut", config, resume=True) as run:
+        train_coherence(config, run)
+    lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "cut")]
+    assert [json.loads(line)["step"] for line in lines[1]] == [json.loads(line)["step"] for line in lines[0]]
+
+
 def test_a_weight_decay_that_changed_on_resume_takes_effect(tmp_path):
     short, longer = (replace(TINY, model="judge", steps=n, weight_decay=d) for n, d in ((1, 0.02), (2, 0.5)))
     for config, resume in ((short, False), (longer, True)):
