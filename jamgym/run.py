@@ -21,11 +21,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -38,6 +38,7 @@ from jamgym.progress import Bars, ProgressTask
 from jamgym.run_files import FIRST_FILES, failed_at_start, read_metrics, read_status
 
 _LOG = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
 
 
 class Run:
@@ -214,6 +215,19 @@ class Run:
         """
         with self._bars.task(total, description, done) as task:
             yield task
+
+    def loading(self, items: Sequence[_Item], description: str) -> Iterator[_Item]:
+        """Yield `items` with progress, for work before which there is nothing to save.
+
+        Raises:
+            KeyboardInterrupt: Somebody pressed Ctrl-C.
+        """
+        with self.progress(len(items), description) as progress:
+            for item in items:
+                if self.stop_requested:
+                    raise KeyboardInterrupt
+                yield item
+                progress.advance(1)
 
     def __enter__(self) -> Run:
         # Python allows signal handlers in the main thread only; elsewhere Ctrl-C keeps its meaning.

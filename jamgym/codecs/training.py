@@ -2,177 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from jamgym.checkpoint import differing_settings
+from jamgym.codecs.clips import ClipPool
+from jamgym.codecs.losses import spectral_loss, tone_loss
 from jamgym.codecs.spectral_network import SpectralConfig, SpectralNetwork
 from jamgym.codecs.tones import tone_targets
-from jamgym.corpus import Corpus, sample_rate_difference
+from jamgym.codecs.training_settings import CodecTrainingConfig
+from jamgym.corpus import sample_rate_difference
 from jamgym.errors import CheckpointError, ConfigError, CorpusError, JamgymError
-from jamgym.ranges import check_at_least, check_finite
+from jamgym.ranges import check_finite
 
 if TYPE_CHECKING:
     from jamgym.run import Run
-
-#: The least value of settings that a count, a weight or a rate can have.
-_LEAST = {
-    **dict.fromkeys(("songs", "batch", "clip_frames"), 1),
-    **dict.fromkeys(("learning_rate", "commitment", "tone_weight", "checkpoint_minutes", "steps", "seed"), 0),
-}
-
-
-@dataclass(frozen=True)
-class CodecTrainingConfig:
-    """Settings of `jamgym train-codec`.
-
-    Attributes:
-        corpus: Corpus name, or a mapping with `name` and its arguments.
-        songs: Training songs held in memory.
-        steps: Optimiser steps; 0 writes and measures the network that training would start from.
-        batch: Clips per step.
-        clip_frames: Frames per clip; together at least as long as the longest window of the loss, 4096 samples.
-        learning_rate: Peak of a warm-up and cosine schedule.
-        commitment: Weight of the commitment loss.
-        tone_weight: Weight of the oscillators' levels against those measured from the audio.
-        frozen_codes: Train the decoder alone: the same codes, sounding better.
-        bf16: Compute matrix products in bfloat16.
-        checkpoint_minutes: Minutes between checkpoints; 0 writes one after each step.
-        seed: Seed of weights, clips and gains.
-        init_from: A codec.safetensors to start from; None starts from random weights. A resumed run goes on from its
-            checkpoint and does not read it again.
-        architecture: The network; a resumed run and `init_from` must have the same.
-    """
-
-    corpus: str | dict[str, Any] = "band"
-    songs: int = 400
-    steps: int = 8000
-    batch: int = 16
-    clip_frames: int = 60
-    learning_rate: float = 1e-3
-    commitment: float = 0.25
-    tone_weight: float = 1.0
-    frozen_codes: bool = False
-    bf16: bool = True
-    checkpoint_minutes: float = 3.0
-    seed: int = 0
-    init_from: str | None = None
-    architecture: SpectralConfig = field(default_factory=SpectralConfig)
-
-    def __post_init__(self) -> None:
-        """Refuse values without meaning."""
-        check_at_least(self, _LEAST)
-        hop, window = self.architecture.hop, max(size for size, _ in RESOLUTIONS)
-        # Only the loss needs whole windows; the encoder and the measurement of tones pad theirs with silence.
-        if self.clip_frames * hop < window:
-            raise ConfigError(
-                f"clip_frames is {self.clip_frames}, {self.clip_frames * hop} samples at hop {hop}, but the longest "
-                f"window of the loss has {window} samples; give at least {math.ceil(window / hop)}."
-            )
-
-
-#: (window, hop) in samples of the spectra that the loss compares.
-RESOLUTIONS = ((4096, 1280), (2048, 640), (1024, 320), (512, 160), (256, 128))
-
-
-class RealFFT(torch.autograd.Function):
-    """`torch.fft.rfft` over the last axis whose backward stays real: a third of the time of the built-in one."""
-
-    @staticmethod
-    def forward(ctx: Any, frames: Tensor) -> Tensor:
-        """Transform `(..., N)`, N even, into `(..., N / 2 + 1)`."""
-        ctx.size = frames.shape[-1]
-        return torch.fft.rfft(frames)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Return the gradient `(..., N)`: every inner bin stands for itself and its mirror image."""
-        weight = grad.real.new_full((grad.shape[-1],), 0.5)
-        weight[0] = weight[-1] = 1.0
-        return torch.fft.irfft(grad * weight, ctx.size, norm="forward")
-
-
-def magnitudes(audio: Tensor, size: int, hop: int) -> Tensor:
-    """Return `(B, frames, bins)` magnitudes of Hann windows that lie inside `(B, S)` audio."""
-    frames = audio.unfold(1, size, hop) * torch.hann_window(size)
-    spectrum = torch.view_as_real(RealFFT.apply(frames))
-    return torch.sqrt(spectrum.square().sum(-1) + 1e-8 * size) / size**0.5
-
-
-def pitch_weights(size: int, sample_rate: int = 16_000) -> Tensor:
-    """Return weights `(bins,)` with mean 1 that count octaves rather than hertz, roughly.
-
-    With equal weights seven eighths of the loss lie above 1 kHz, and the codec loses the pitch of basses.
-    """
-    weight = 1.0 / (torch.fft.rfftfreq(size, 1.0 / sample_rate) + 100.0)
-    return weight / weight.mean()
-
-
-def spectral_loss(decoded: Tensor, audio: Tensor) -> Tensor:
-    """Return the mean over resolutions of log-magnitude L1 and spectral convergence (Yamamoto et al. 2020)."""
-    total = decoded.new_zeros(())
-    for size, hop in RESOLUTIONS:
-        made = magnitudes(decoded, size, hop)
-        with torch.no_grad():
-            wanted = magnitudes(audio, size, hop)
-        log_error = (torch.log(made + 3e-3) - torch.log(wanted + 3e-3)).abs().mean((0, 1)) @ pitch_weights(size)
-        distance = (made - wanted).square().sum((1, 2)).sqrt() / (wanted.square().sum((1, 2)).sqrt() + 0.1)
-        total = total + log_error / made.shape[2] + distance.mean()
-    return total / len(RESOLUTIONS)
-
-
-def tone_loss(levels: Tensor, wanted: Tensor) -> Tensor:
-    """Return the mean L1 of log levels; tones that should sound count ten times as much as silent ones."""
-    error = (torch.log(levels + 1e-3) - torch.log(wanted + 1e-3)).abs()
-    weight = 1.0 + 9.0 * (wanted > 2e-3)
-    return (error * weight).sum() / weight.sum()
-
-
-class ClipPool:
-    """Stems and mixes of a corpus in memory as int16; draws random clips at random gains."""
-
-    def __init__(self, corpus: Corpus, split: Any, songs: int) -> None:
-        self._songs: list[np.ndarray] = []
-        ids = list(corpus.song_ids(split))[:songs]
-        if not ids:
-            raise CorpusError(
-                f"Corpus {corpus.name!r} has no songs in split {split!r}; add some, or name another corpus."
-            )
-        for song_id in ids:
-            song = corpus.load(song_id)
-            stems = np.stack([stem.audio for stem in song.stems])
-            self._songs.append(np.round(np.clip(stems, -1, 1) * 32767).astype(np.int16))
-
-    def draw(self, rng: np.random.Generator, batch: int, samples: int) -> Tensor:
-        """Return `(batch, samples)`: one stem, all but one, or all, at -18 to +6 dB, at most 0.99."""
-        clips = np.zeros((batch, samples), dtype=np.float32)
-        for row in range(batch):
-            stems = self._songs[int(rng.integers(len(self._songs)))]
-            start = int(rng.integers(max(stems.shape[1] - samples, 1)))
-            part = stems[:, start : start + samples].astype(np.float32) / 32767
-            kind = rng.random()
-            if kind < 0.5:
-                clip = part[int(rng.integers(len(part)))]
-            elif kind < 0.9:
-                clip = part.sum(0) - part[int(rng.integers(len(part)))]
-            else:
-                clip = part.sum(0)
-            gain = 10.0 ** (rng.uniform(-18.0, 6.0) / 20.0)
-            peak = float(np.abs(clip).max()) * gain
-            clips[row, : len(clip)] = clip * (gain if peak < 0.99 else gain * 0.99 / peak)
-            if rng.random() < 0.1:  # silence has to be a sound of its own: cut in or out somewhere
-                cut = int(rng.integers(samples))
-                clips[row, :cut] = 0 if rng.random() < 0.5 else clips[row, :cut]
-                clips[row, cut:] = 0 if rng.random() < 0.5 else clips[row, cut:]
-        return torch.from_numpy(clips)
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int = 200) -> float:
@@ -269,7 +119,7 @@ def train_codec(config: CodecTrainingConfig, run: Run) -> dict[str, float]:
         torch.set_rng_state(state["torch_rng"])
     if run.resumed:
         run.truncate(first - 1)  # step `first` comes again, also where a run was killed before its first checkpoint
-    pool = ClipPool(corpus, "train", config.songs)
+    pool = ClipPool(corpus, "train", config.songs, lambda ids: run.loading(ids, "loading train songs"))
     samples, frequencies = config.clip_frames * hop, network.decoder.bank.frequencies
     saved = time.monotonic()
 

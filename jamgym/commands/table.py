@@ -65,7 +65,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "train-codec",
         "Train the codec that turns audio into codes.",
-        "jamgym.codecs.training:CodecTrainingConfig",
+        "jamgym.codecs.training_settings:CodecTrainingConfig",
         "jamgym.codecs.training:train_codec",
         (
             "jamgym train-codec --config configs/train-codec/spectral.yaml",

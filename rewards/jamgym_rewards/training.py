@@ -73,13 +73,11 @@ def build_pool(
     ids = ids[: config.validation_songs if natural else config.songs]
     pairs = []
     kept = "" if part == "both" else f", {part}"
-    with run.progress(len(ids), f"features of {split} songs{kept}") as progress:
-        for place, song_id in enumerate(ids):
-            rng = np.random.default_rng([config.seed, natural, place])
-            pair = render_pair(corpus, song_id, analysis, codec, rng, natural, part)
-            if pair is not None:
-                pairs.append(pair)
-            progress.advance(1)
+    for place, song_id in enumerate(run.loading(ids, f"features of {split} songs{kept}")):
+        rng = np.random.default_rng([config.seed, natural, place])
+        pair = render_pair(corpus, song_id, analysis, codec, rng, natural, part)
+        if pair is not None:
+            pairs.append(pair)
     if len(pairs) < 2:
         raise CorpusError(
             f"Corpus {corpus.name!r} gave {len(pairs)} usable pair in split {split!r} for {config.model!r}; at least 2 "
