@@ -93,6 +93,7 @@ rewards = Registry(
         "silence": "jamgym_rewards.silence:SilenceReward",
         "repetition": "jamgym_rewards.repetition:RepetitionReward",
         "copying": "jamgym_rewards.copying:CopyingReward",
+        "flicker": "jamgym_rewards.flicker:FlickerReward",
         "level": "jamgym_rewards.level:LevelReward",
         "mixture": "jamgym_rewards.mixture:MixtureReward",
         "cocola": "jamgym_rewards.cocola:CocolaReward",

@@ -16,6 +16,7 @@ from jamgym.config import config_from_mapping, read_yaml
 from jamgym.errors import CheckpointError, ConfigError
 from jamgym.files import plain
 from jamgym.run import Run
+from jamgym_agents.ppo.settings import FinetuneConfig
 from jamgym_agents.sampling import Sampling
 
 
@@ -75,6 +76,11 @@ def test_demo_targets_are_pitched_instrument_classes():
 
     assert set(demo.PITCHED) <= set(INSTRUMENTS)
     assert "drums" not in demo.PITCHED
+
+
+def test_the_demos_training_is_the_config_that_is_named_after_it():
+    path = Path(__file__).parent.parent / "configs/finetune/demo.yaml"
+    assert config_from_mapping(FinetuneConfig, read_yaml(path)) == DemoConfig().finetune
 
 
 def test_demo_config_is_plain_data():

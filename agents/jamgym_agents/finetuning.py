@@ -145,6 +145,7 @@ def make_model(config: FinetuneConfig, env: Any, architecture: DecoderConfig | N
         kl_teacher=config.kl_teacher,
         teacher_t_f=config.teacher_t_f,
         teacher_guidance=config.teacher_guidance,
+        teacher_kl=config.teacher_kl,
         kl_target=config.kl_target,
         critic_warm_up=config.critic_warm_up,
         reward_scale=config.reward_scale,

@@ -106,7 +106,7 @@ class EvaluationConfig:
         "truth",
     )
     checkpoints: tuple[str, ...] = ()
-    metrics: tuple[str | dict[str, Any], ...] = ("coherence", "judge", "note_in_chord", "beat")
+    metrics: tuple[str | dict[str, Any], ...] = ("coherence", "judge", "note_in_chord", "beat", "silence", "flicker")
     t_f: int = -25
     k: int = 5
     grid: GridConfig = field(default_factory=GridConfig)

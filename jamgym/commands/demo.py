@@ -32,6 +32,12 @@ SHARED = ("corpus", "codec", "t_f", "k", "frames", "latency", "late_policy", "al
 
 def _recipe() -> FinetuneConfig:
     return FinetuneConfig(
+        # Rewarded for coherence alone, and near its teacher, it rests where it is not sure.
+        reward={
+            "name": "mixture",
+            "rewards": ["coherence", "silence", "level", "flicker"],
+            "weights": [1.0, 1.0, 0.5, 0.5],
+        },
         instruments=PITCHED,
         max_songs=64,
         rollouts=30,
@@ -39,6 +45,7 @@ def _recipe() -> FinetuneConfig:
         kl_reference=0.0,
         kl_teacher=0.2,
         teacher_guidance=3.0,
+        teacher_kl="both",
         critic_warm_up=1,
     )
 

@@ -93,6 +93,21 @@ def test_exact_kl_by_hand_and_of_itself():
     assert losses.entropy(p) == pytest.approx(math.log(2))
 
 
+def test_the_teachers_divergence_is_least_at_their_mean_or_at_their_geometric_mean():
+    torch.manual_seed(0)
+    teachers = (2 * torch.randn(6, 5, dtype=torch.float64)).log_softmax(-1)  # after six futures, none of them known
+    least = {"forward": teachers.exp().mean(0).log(), "reverse": teachers.mean(0).log_softmax(-1)}
+    for kind, best in least.items():
+        policy = best.clone().requires_grad_()
+        here = losses.teacher_divergence(policy.log_softmax(-1).expand(6, 5), teachers, kind).mean()
+        (slope,) = torch.autograd.grad(here, policy)
+        assert slope.abs().max() < 1e-12
+        other = least["reverse" if kind == "forward" else "forward"]
+        assert losses.teacher_divergence(other.expand(6, 5), teachers, kind).mean() > here + 1e-3
+    parts = [losses.teacher_divergence(teachers.roll(1, 0), teachers, kind) for kind in ("forward", "reverse", "both")]
+    assert torch.allclose(parts[2], (parts[0] + parts[1]) / 2)
+
+
 def test_k3_agrees_with_the_exact_kl_in_expectation():
     torch.manual_seed(0)
     old, new = (torch.randn(8) * 0.7).log_softmax(-1), (torch.randn(8) * 0.7).log_softmax(-1)

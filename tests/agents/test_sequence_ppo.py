@@ -163,9 +163,10 @@ def test_divergence_from_itself_is_zero_and_learning_moves_it():
     assert logged["train/kl_reference"] > 1e-5
 
 
+@pytest.mark.parametrize("kind", ["reverse", "forward", "both"])
 @pytest.mark.parametrize("teacher_t_f, guidance, differs", [(-5, 1.0, False), (-5, 3.0, True), (10, 1.0, True)])
-def test_the_teacher_is_the_start_with_its_own_view_and_guidance(teacher_t_f, guidance, differs):
-    settings = {"teacher_t_f": teacher_t_f, "teacher_guidance": guidance}
+def test_the_teacher_is_the_start_with_its_own_view_and_guidance(teacher_t_f, guidance, differs, kind):
+    settings = {"teacher_t_f": teacher_t_f, "teacher_guidance": guidance, "teacher_kl": kind}
     model = make_ppo(vec_env(4), learning_rate=0.0, kl_teacher=0.1, **settings)
     logged = {}
     model.set_logger(Logger(None, []))
@@ -173,6 +174,23 @@ def test_the_teacher_is_the_start_with_its_own_view_and_guidance(teacher_t_f, gu
     learn(model)
     assert abs(logged["train/kl_reference"]) < 1e-6
     assert (logged["train/kl_teacher"] > 1e-2) == differs
+
+
+@pytest.mark.parametrize("kind", ["reverse", "forward", "both"])
+def test_the_policy_comes_closer_to_its_teacher(kind):
+    settings = {"kl_reference": 0.0, "kl_teacher": 100.0, "teacher_t_f": 10, "teacher_kl": kind, "max_grad_norm": 10.0}
+    model = make_ppo(vec_env(4), learning_rate=1e-3, critic_warm_up=0, **settings)
+    model.set_logger(Logger(None, []))
+    found = []
+    model.logger.record = lambda name, value, **_: found.append(value) if name == "train/kl_teacher" else None
+    for _ in range(6):
+        learn(model)
+    assert found[-1] < 0.8 * found[0]
+
+
+def test_an_unknown_teacher_kl_is_refused_with_the_nearest_one():
+    with pytest.raises(ConfigError, match=r"Unknown teacher_kl 'foward'. Did you mean 'forward'"):
+        make_ppo(vec_env(2), teacher_kl="foward")
 
 
 def test_only_the_critic_learns_in_its_warm_up():

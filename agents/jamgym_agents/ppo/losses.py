@@ -6,11 +6,16 @@ counts; what lies under a False may be anything, NaN included, and changes nothi
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 #: Log-probability in nats that `exact_kl` puts in place of -inf in q.
 EXCLUDED = -20.0
+
+#: KL(teacher || policy), KL(policy || teacher), or the mean of the two.
+TeacherKL = Literal["forward", "reverse", "both"]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -105,6 +110,21 @@ def exact_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     finite_p = torch.where(kept, log_p, torch.zeros_like(log_p))
     finite_q = torch.where(log_q > -torch.inf, log_q, torch.full_like(log_q, EXCLUDED))
     return torch.where(kept, finite_p.exp() * (finite_p - finite_q), torch.zeros_like(log_p)).sum(-1)
+
+
+def teacher_divergence(policy: Tensor, teacher: Tensor, kind: TeacherKL) -> Tensor:
+    """Return the KL between `(..., V)` log-probabilities of policy and teacher: `(...)` nats.
+
+    The teacher sees what the policy does not. "forward" is least where the policy is the mean of its teachers over
+    all that may come (on-policy distillation, Agarwal et al. 2024, arXiv 2306.13649); "reverse" where it is their
+    normalized geometric mean, which keeps what none of them excludes, silence above all (the term of ReaLchords,
+    Wu et al. 2024); "both" is half of the Jeffreys divergence.
+    """
+    if kind == "forward":
+        return exact_kl(teacher, policy)
+    if kind == "reverse":
+        return exact_kl(policy, teacher)
+    return (exact_kl(teacher, policy) + exact_kl(policy, teacher)) / 2
 
 
 def entropy(log_p: Tensor) -> Tensor:

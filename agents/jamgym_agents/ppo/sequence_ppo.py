@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -64,9 +64,10 @@ class SequencePPO(PPO):
         vf_coef: Weight of the value loss.
         ent_coef: Weight of the entropy bonus.
         kl_reference: Weight of KL(policy || reference).
-        kl_teacher: Weight of KL(policy || teacher).
+        kl_teacher: Weight of the KL to the teacher.
         teacher_t_f: Future visibility of the teacher, which is the reference under a wider mask.
         teacher_guidance: Guidance of the teacher, whatever that of the sampling is.
+        teacher_kl: "forward", KL(teacher || policy); "reverse", KL(policy || teacher); "both", their mean.
         kl_target: If given, the weights of both KL terms are adapted so that KL(policy || reference)
             stays near it (Ziegler et al. 2019).
         critic_warm_up: Rollouts in which only the critic learns.
@@ -105,6 +106,7 @@ class SequencePPO(PPO):
         kl_teacher: float = 0.0,
         teacher_t_f: int = 25,
         teacher_guidance: float = 1.0,
+        teacher_kl: losses.TeacherKL = "reverse",
         kl_target: float | None = None,
         critic_warm_up: int = 2,
         reward_scale: float = 10.0,
@@ -120,6 +122,8 @@ class SequencePPO(PPO):
         for name in kwargs:
             if name not in _PASSED_ON:
                 raise ConfigError(unknown_name_message("argument of SequencePPO", name, _PASSED_ON))
+        if teacher_kl not in get_args(losses.TeacherKL):
+            raise ConfigError(unknown_name_message("teacher_kl", teacher_kl, get_args(losses.TeacherKL)))
         device = _processor(device)
         if decoder is None:
             if _init_setup_model:
@@ -131,7 +135,7 @@ class SequencePPO(PPO):
         timing = env.get_attr("timing")[0]
         codec = env.get_attr("codec")[0]
         self.k, self.t_f, self.codec_version = int(timing.k), int(timing.t_f), codec.version
-        self.teacher_t_f, self.teacher_guidance = teacher_t_f, teacher_guidance
+        self.teacher_t_f, self.teacher_guidance, self.teacher_kl = teacher_t_f, teacher_guidance, teacher_kl
         self.kl_reference, self.kl_teacher, self.kl_target = kl_reference, kl_teacher, kl_target
         self.kl_scale = 1.0
         self.critic_warm_up = critic_warm_up
@@ -255,14 +259,7 @@ class SequencePPO(PPO):
     def _log_probs(
         self, decoder: AccompanimentDecoder, batch: EpisodeBatch, t_f: int, sampling: Sampling | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities `(B, T, Q, V)` and hidden states `(B, T, C)`, teacher-forced.
-
-        Args:
-            decoder: Whose.
-            batch: Episodes.
-            t_f: Future visibility.
-            sampling: The distribution; None takes that of the rollout.
-        """
+        """Return `episode_log_probs` of a decoder; a sampling of None is that of the rollout."""
         return episode_log_probs(decoder, batch, t_f, self.k, sampling or self.sampling, self.bf16)
 
     def train(self) -> None:
@@ -323,7 +320,7 @@ class SequencePPO(PPO):
             sampling = replace(self.sampling, guidance=self.teacher_guidance)
             with torch.no_grad():
                 teacher, _ = self._log_probs(self.reference, batch, self.teacher_t_f, sampling)
-            kl_teacher = losses.masked_mean(losses.exact_kl(log_p, teacher), mask)
+            kl_teacher = losses.masked_mean(losses.teacher_divergence(log_p, teacher, self.teacher_kl), mask)
             loss = loss + self.kl_scale * self.kl_teacher * kl_teacher
             figures["kl_teacher"] = kl_teacher.detach()
         total = self.vf_coef * value_loss

@@ -10,6 +10,7 @@ from jamgym.errors import ConfigError
 from jamgym.playback import LatePolicy
 from jamgym.ranges import check_above_zero, check_at_least, check_shares
 from jamgym.registry import rewards
+from jamgym_agents.ppo.losses import TeacherKL
 from jamgym_agents.sampling import Sampling
 
 
@@ -45,9 +46,12 @@ class FinetuneConfig:
         clip_range: Of the ratio per token.
         ent_coef: Weight of the entropy bonus.
         kl_reference: Weight of KL(policy || start policy).
-        kl_teacher: Weight of KL(policy || look-ahead teacher).
+        kl_teacher: Weight of the KL to the look-ahead teacher.
         teacher_t_f: Future visibility of the teacher.
         teacher_guidance: Guidance of the teacher, so that the policy can learn to play as with guidance without it.
+        teacher_kl: "forward": KL(teacher || policy), so that the policy covers what the teacher would play after any
+            future that may come; "reverse": KL(policy || teacher), so that it keeps to what fits all of them; "both":
+            the mean of the two.
         kl_target: Adapt the KL weights towards this KL per token; None keeps them.
         critic_warm_up: Rollouts in which only the critic learns.
         reward_scale: Multiplies rewards.
@@ -90,6 +94,7 @@ class FinetuneConfig:
     kl_teacher: float = 0.0
     teacher_t_f: int = 25
     teacher_guidance: float = 1.0
+    teacher_kl: TeacherKL = "reverse"
     kl_target: float | None = None
     critic_warm_up: int = 2
     reward_scale: float = 10.0
