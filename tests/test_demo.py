@@ -39,6 +39,14 @@ def test_verdict_follows_from_the_intervals(coherence, judge, words):
     assert all(word in text for word in words), text
 
 
+@pytest.mark.parametrize("high, said", [(-0.01, True), (0.01, False), (None, False)])
+def test_verdict_tells_what_no_score_of_coherence_hears(high, said):
+    rows = [_row("coherence", 0.1, 0.3), _row("judge", 0.1, 0.3)]
+    rows += [{**_row(name, -0.3, 0.0), "high": high} for name in ("silence", "flicker")]
+    text = demo.verdict(rows)
+    assert ("It rests more than before: silence" in text) == ("flickers more" in text) == said
+
+
 def test_verdict_uses_ppo_against_mle_only():
     rows = [_row("coherence", 0.5, 0.6, b="random_stem"), _row("coherence", -0.3, -0.2), _row("judge", -0.1, 0.1)]
     assert "less coherent" in demo.verdict(rows)

@@ -141,7 +141,7 @@ def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:
 
 
 def verdict(differences: list[Mapping[str, Any]]) -> str:
-    """Return one sentence on what PPO did, from the paired differences between `ppo` and `mle`."""
+    """Return what PPO did, for good and for ill, from the paired differences between `ppo` and `mle`."""
     found = {row["measure"]: row for row in differences if (row["a"], row["b"]) == ("ppo", "mle")}
     coherence, judge = found.get("coherence"), found.get("judge")
     if coherence is None or judge is None:
@@ -163,7 +163,18 @@ def verdict(differences: list[Mapping[str, Any]]) -> str:
         second = "but the held-out judge's score fell: the reward was gamed, not the music improved"
     else:
         second = "and the held-out judge sees no sure change"
-    return f"Found: {first}, {second}."
+    return " ".join([f"Found: {first}, {second}.", *_faults(found)])
+
+
+def _faults(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each thing that PPO made worse and that no score of coherence hears."""
+    worse = {"silence": "It rests more than before", "flicker": "Its sound flickers more than before"}
+    rows = {name: found[name] for name in worse if name in found and found[name]["high"] is not None}
+    return [
+        f"{worse[name]}: {name} {row['estimate']:+.3f} [{row['low']:.3f}, {row['high']:.3f}], of -1 at most."
+        for name, row in rows.items()
+        if row["high"] < 0
+    ]
 
 
 def closing_lines(differences: list[Mapping[str, Any]], learnt: Mapping[str, float], folder: Path) -> list[str]:
