@@ -45,7 +45,6 @@ def _recipe() -> FinetuneConfig:
         kl_reference=0.0,
         kl_teacher=0.2,
         teacher_guidance=3.0,
-        teacher_kl="both",
         critic_warm_up=1,
     )
 

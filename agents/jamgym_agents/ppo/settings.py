@@ -94,7 +94,7 @@ class FinetuneConfig:
     kl_teacher: float = 0.0
     teacher_t_f: int = 25
     teacher_guidance: float = 1.0
-    teacher_kl: TeacherKL = "reverse"
+    teacher_kl: TeacherKL = "both"
     kl_target: float | None = None
     critic_warm_up: int = 2
     reward_scale: float = 10.0
