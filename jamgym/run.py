@@ -216,15 +216,20 @@ class Run:
         with self._bars.task(total, description, done) as task:
             yield task
 
-    def loading(self, items: Sequence[_Item], description: str) -> Iterator[_Item]:
+    def loading(self, items: Sequence[_Item], description: str, stoppable: bool = True) -> Iterator[_Item]:
         """Yield `items` with progress, for work before which there is nothing to save.
+
+        Args:
+            items: What is loaded, one after the other.
+            description: A few words.
+            stoppable: Whether Ctrl-C ends it before the next item; False where something is yet to be saved.
 
         Raises:
             KeyboardInterrupt: Somebody pressed Ctrl-C.
         """
         with self.progress(len(items), description) as progress:
             for item in items:
-                if self.stop_requested:
+                if stoppable and self.stop_requested:
                     raise KeyboardInterrupt
                 yield item
                 progress.advance(1)

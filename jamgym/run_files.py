@@ -53,9 +53,9 @@ def read_status(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def failed_at_start(folder: Path) -> bool:
-    """Return whether the run in `folder` failed before it wrote anything: a typo in a path, say, then try again."""
+    """Return whether the run in `folder` ended before it wrote anything, by a typo in a path, say, or by Ctrl-C."""
     try:
         status = json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return status == "failed" and {path.name for path in folder.iterdir()} <= FIRST_FILES
+    return status in ("failed", "stopped") and {path.name for path in folder.iterdir()} <= FIRST_FILES

@@ -40,11 +40,15 @@ def test_verdict_follows_from_the_intervals(coherence, judge, words):
 
 
 @pytest.mark.parametrize("high, said", [(-0.01, True), (0.01, False), (None, False)])
-def test_verdict_tells_what_no_score_of_coherence_hears(high, said):
+def test_verdict_tells_which_penalties_grew(high, said):
     rows = [_row("coherence", 0.1, 0.3), _row("judge", 0.1, 0.3)]
     rows += [{**_row(name, -0.3, 0.0), "high": high} for name in ("silence", "flicker")]
     text = demo.verdict(rows)
-    assert ("It rests more than before: silence" in text) == ("flickers more" in text) == said
+    assert (
+        ("It rests more than before: its penalty silence is 0.150 [0.010, 0.300] larger" in text)
+        == ("flickers more" in text)
+        == said
+    )
 
 
 def test_verdict_uses_ppo_against_mle_only():

@@ -50,6 +50,24 @@ def test_refuses_to_overwrite_and_resumes_only_what_fits(tmp_path):
     assert make(tmp_path / "r", resume=True).resumed
 
 
+def test_loading_stops_before_the_next_item(tmp_path):
+    with make(tmp_path / "r") as run:
+        assert list(run.loading("abc", "letters")) == ["a", "b", "c"]
+        items = run.loading("abc", "letters")
+        assert next(items) == "a"
+        run.stop_requested = True
+        with pytest.raises(KeyboardInterrupt):
+            next(items)
+        assert list(run.loading("abc", "letters", stoppable=False)) == ["a", "b", "c"]
+
+
+def test_a_run_that_was_stopped_before_it_wrote_anything_can_be_started_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt), make(tmp_path / "r"):
+        raise KeyboardInterrupt
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "stopped"
+    make(tmp_path / "r")
+
+
 def test_a_run_that_failed_before_it_wrote_anything_can_be_started_again(tmp_path):
     with pytest.raises(RuntimeError), make(tmp_path / "r"):
         raise RuntimeError("wrong path")
@@ -136,6 +154,7 @@ def test_truncate_forgets_later_steps_in_both_logs(tmp_path):
     with make(tmp_path / "r") as run:
         for step in range(5):
             run.log(step, {"x": step})
+    time.sleep(1.1)  # TensorBoard tells files of one process apart by their second
     with make(tmp_path / "r", resume=True) as run:
         run.truncate(2)
         run.log(3, {"x": 30.0})

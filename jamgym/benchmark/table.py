@@ -15,6 +15,8 @@ LATE = "late_frames"
 #: What a setting that cannot be played live is called wherever it is shown.
 ORACLE = "LOOK-AHEAD ORACLE"
 _HEADINGS = {LATE: "late frames"}
+#: Measures that fit beside each other with their intervals in the same line, in a report of 150 columns.
+_IN_ONE_LINE = 5
 
 
 def heading(measure: str) -> str:
@@ -84,11 +86,13 @@ def rich_table(comparison: Comparison) -> Table:
     # As Text, brackets in a name are not taken for markup.
     above = Text(title(comparison), style="table.title")
     # A line each, so that a narrow table does not break them anywhere.
-    table = Table(title=above, caption=legend(comparison.songs).replace("]; ", "]\n"))
+    narrow = len(header) - 1 > _IN_ONE_LINE
+    table = Table(title=above, caption=legend(comparison.songs).replace("]; ", "]\n"), show_lines=narrow)
     for index, name in enumerate(header):
         table.add_column(Text(name), justify="left" if index == 0 else "right")
     for cells in body:
-        table.add_row(*map(Text, cells), style="dim" if cells[0].endswith("(anchor)") else "bold")
+        shown = [cells[0], *(cell.replace(" [", "\n[") if narrow else cell for cell in cells[1:])]
+        table.add_row(*map(Text, shown), style="dim" if cells[0].endswith("(anchor)") else "bold")
     return table
 
 

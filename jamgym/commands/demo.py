@@ -32,7 +32,7 @@ SHARED = ("corpus", "codec", "t_f", "k", "frames", "latency", "late_policy", "al
 
 def _recipe() -> FinetuneConfig:
     return FinetuneConfig(
-        # Rewarded for coherence alone, and near its teacher, it rests where it is not sure.
+        # Near a teacher that knows what comes, a policy rests where it is not sure.
         reward={
             "name": "mixture",
             "rewards": ["coherence", "silence", "level", "flicker"],
@@ -166,11 +166,12 @@ def verdict(differences: list[Mapping[str, Any]]) -> str:
 
 
 def _faults(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each thing that PPO made worse and that no score of coherence hears."""
+    """Return a sentence for each penalty that PPO made larger: a score of coherence may rise all the same."""
     worse = {"silence": "It rests more than before", "flicker": "Its sound flickers more than before"}
     rows = {name: found[name] for name in worse if name in found and found[name]["high"] is not None}
     return [
-        f"{worse[name]}: {name} {row['estimate']:+.3f} [{row['low']:.3f}, {row['high']:.3f}], of -1 at most."
+        f"{worse[name]}: its penalty {name} is {-row['estimate']:.3f} [{-row['high']:.3f}, {-row['low']:.3f}] larger, "
+        "of 1 at most."
         for name, row in rows.items()
         if row["high"] < 0
     ]

@@ -5,7 +5,10 @@ shreds. Scores that sum over time, such as chroma or a contrastive score, hear t
 
 An onset changes the spectrum once, a held note not at all. What flickers differs from the frame before *and* from the
 frame after; so the smaller of these two distances counts. Drums and noises do so by nature, and the target says how
-much is right.
+much is right. Sixteenths at 120 beats a minute, three frames each, cost at most 0.2 beside a target that is held.
+
+It looks for what decoders at 25 frames a second do. Shreds of two frames, or with a silent frame between any two, it
+does not find.
 
 Conventions: range [-1, 0]; 0 as long as the played audio flickers no more than the target or `allowed`, -1 from `full`
 beyond that. Silence does not flicker. Needs the target. Windows of 4 s (shortest 1 s) every second. Causal.
@@ -34,8 +37,9 @@ def flicker_index(audio: NDArray[np.float32], sample_rate: int) -> NDArray[np.fl
         sample_rate: Samples per second.
 
     Returns:
-        `(N,)` in [0, 1]: over the sounding frames of 40 ms, the mean of the smaller of the two distances to the frames
-        beside it. A distance is 1 - cosine of the roots of the magnitudes. 0 where no three frames in a row sound.
+        `(N,)` in [0, 1]: over the frames of 40 ms that sound between two that sound, the mean of the smaller of the two
+        distances to the frames beside it. A distance is 1 - cosine of the roots of the magnitudes. 0 where no three
+        frames in a row sound.
     """
     size = round(FRAME_SECONDS * sample_rate)
     count = audio.shape[1] // size

@@ -73,7 +73,9 @@ def build_pool(
     ids = ids[: config.validation_songs if natural else config.songs]
     pairs = []
     kept = "" if part == "both" else f", {part}"
-    for place, song_id in enumerate(run.loading(ids, f"features of {split} songs{kept}")):
+    # Parts are measured after training, when there is something to save.
+    stoppable = part == "both"
+    for place, song_id in enumerate(run.loading(ids, f"features of {split} songs{kept}", stoppable)):
         rng = np.random.default_rng([config.seed, natural, place])
         pair = render_pair(corpus, song_id, analysis, codec, rng, natural, part)
         if pair is not None:

@@ -279,6 +279,19 @@ def test_numbers_without_meaning_are_refused(setting, value):
         FinetuneConfig(**{setting: value})
 
 
+def test_the_teachers_settings_reach_the_model(config, tmp_path, monkeypatch):
+    seen, real = [], SequencePPO.train
+
+    def watched(self):
+        seen.append((self.kl_teacher, self.teacher_t_f, self.teacher_guidance, self.teacher_kl))
+        real(self)
+
+    monkeypatch.setattr(SequencePPO, "train", watched)
+    teacher = {"kl_teacher": 0.1, "teacher_t_f": 7, "teacher_guidance": 2.0, "teacher_kl": "forward"}
+    train(replace(config, rollouts=1, **teacher), tmp_path / "run")
+    assert seen == [tuple(teacher.values())]
+
+
 def test_the_rate_rises_from_the_first_rollout_in_which_the_actor_learns():
     config = FinetuneConfig(learning_rate=1.0, rollouts=10, warm_up=4, critic_warm_up=2)
     # stable-baselines3 asks after a rollout, so the third one, the actor's first, is asked for at 3 of 10.

@@ -57,6 +57,16 @@ def test_a_lookahead_setting_is_labelled():
     assert "ORACLE" not in markdown(comparison())
 
 
+def test_a_wide_report_puts_intervals_under_their_means_and_breaks_none():
+    names = ("coherence", "judge", "note_in_chord", "beat", "silence", "flicker")
+    scores = dict.fromkeys((*names, "late_frames"), np.linspace(-0.9, -0.1, 40))
+    wide = report(comparison(labels=("mle", "ppo"), metrics=names, values={"mle": scores, "ppo": scores}))
+    table = wide.split("mean over songs")[0]
+    assert max(map(len, table.splitlines())) <= 150
+    assert table.count("-0.500") == 2 * len(names) == table.count("[-0.") and "-0.500 [" not in table
+    assert "-0.500 [" in report(comparison(labels=("mle", "ppo"), values={"mle": scores, "ppo": scores}))
+
+
 @pytest.mark.parametrize("label", ["ppo [kl 0.2]", "ppo [/b]", "ppo [red]", ":fire: ppo"])
 def test_names_are_shown_as_they_are(label):
     late = np.zeros(3)

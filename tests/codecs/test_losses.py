@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from jamgym.codecs.losses import RealFFT, magnitudes, spectral_loss
+from jamgym.codecs.losses import RealFFT, magnitudes, spectral_loss, tone_loss
 
 
 def test_real_fft_has_the_gradient_of_rfft():
@@ -43,3 +43,10 @@ def test_loss_and_gradient_are_finite_in_silence(silent):
         return
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(decoded.grad).all()
+
+
+def test_tone_loss_counts_tones_that_should_sound_ten_times():
+    wanted = torch.tensor([[0.1, 0.0]])
+    missing, added = tone_loss(torch.tensor([[0.0, 0.0]]), wanted), tone_loss(torch.tensor([[0.1, 0.1]]), wanted)
+    assert tone_loss(wanted, wanted) == 0.0
+    assert missing == pytest.approx(10 * float(added), rel=1e-4)

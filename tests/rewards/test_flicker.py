@@ -45,13 +45,21 @@ def test_shreds_of_a_chord_flicker_and_its_held_notes_do_not():
     assert score(melody(), melody()) == score(melody(), tones([220.0], 4.0)) == 0.0
 
 
-def test_notes_as_short_as_music_has_them_are_no_flicker():
+def test_sixteenths_cost_little_and_shreds_everything():
     quick = tones([CHORD[n % 3] for n in range(32)], 0.125)  # sixteenths at 120 beats a minute
     assert score(quick, tones([220.0], 4.0)) > -0.2 and score(shreds(0), quick) == -1.0
 
 
 def test_what_flickers_by_nature_is_measured_by_the_target():
     assert score(noise(), noise()[:, ::-1]) == pytest.approx(0.0, abs=0.1) and score(noise(), melody()) < -0.4
+
+
+def test_what_it_does_not_find():
+    pairs = tones(np.random.default_rng(0).choice(CHORD, 50), 0.08)
+    assert flicker_index(pairs, RATE)[0] < 0.01
+    chopped = shreds(0).reshape(-1, 640).copy()
+    chopped[::2] = 0.0
+    assert flicker_index(chopped.reshape(1, -1), RATE)[0] == 0.0
 
 
 @pytest.mark.parametrize("gain", [0.03, 1.0, 10.0])

@@ -1,5 +1,6 @@
 import json
 import shlex
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -374,3 +375,20 @@ def test_no_minutes_are_not_the_same_as_no_limit(minutes):
     with pytest.raises(ConfigError, match=f"max_minutes is {minutes}; it must be above 0"):
         replace(TINY, max_minutes=minutes)
     assert replace(TINY, max_minutes=None).max_minutes is None
+
+
+@pytest.mark.parametrize("part, written", [("both", False), ("harmonic", True)])
+def test_ctrl_c_stops_while_features_are_made_but_not_while_parts_are_measured(tmp_path, monkeypatch, part, written):
+    made, render = [], training.render_pair
+
+    def stopping(*arguments):
+        made.append(arguments[-1])
+        run.stop_requested = run.stop_requested or part in made  # as Ctrl-C does
+        return render(*arguments)
+
+    monkeypatch.setattr(training, "render_pair", stopping)
+    run = make_run(tmp_path / "r", TINY)
+    with run, nullcontext() if written else pytest.raises(KeyboardInterrupt):
+        train_coherence(TINY, run)
+    assert (tmp_path / "r/coherence.safetensors").exists() == written
+    assert (made == ["both"]) == (not written) and ("percussive" in made) == written

@@ -118,7 +118,8 @@ def teacher_divergence(policy: Tensor, teacher: Tensor, kind: TeacherKL) -> Tens
     The teacher sees what the policy does not. "forward" is least where the policy is the mean of its teachers over
     all that may come (on-policy distillation, Agarwal et al. 2024, arXiv 2306.13649); "reverse" where it is their
     normalized geometric mean, which keeps what none of them excludes, silence above all (the term of ReaLchords,
-    Wu et al. 2024); "both" is half of the Jeffreys divergence.
+    Wu et al. 2024); "both" is half of the Jeffreys divergence. Codes that the policy excludes (top-k, top-p) count
+    in the forward direction as `EXCLUDED`, without a gradient: it does not bring them back.
     """
     if kind == "forward":
         return exact_kl(teacher, policy)
