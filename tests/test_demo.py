@@ -51,6 +51,11 @@ def test_verdict_tells_which_penalties_grew(high, said):
     )
 
 
+def test_verdict_leaves_out_what_nobody_hears():
+    rows = [_row(name, 0.1, 0.3) for name in ("coherence", "judge")] + [_row("flicker", -0.003, -0.001)]
+    assert "flickers" not in demo.verdict(rows)
+
+
 def test_verdict_uses_ppo_against_mle_only():
     rows = [_row("coherence", 0.5, 0.6, b="random_stem"), _row("coherence", -0.3, -0.2), _row("judge", -0.1, 0.1)]
     assert "less coherent" in demo.verdict(rows)
@@ -81,6 +86,11 @@ def test_closing_lines_say_where_to_listen_and_look():
     assert "7 rollouts" in text
     assert "runs/x/audio" in text
     assert "tensorboard" in text and "--logdir runs/x" in text
+
+
+def test_closing_lines_say_what_a_longer_run_brings():
+    rows = [_row("coherence", 0.1, 0.2), _row("judge", 0.0, 0.1)]
+    assert "configs/finetune/long.yaml" in "\n".join(demo.closing_lines(rows, {"rollouts": 7.0}, Path("runs/x")))
 
 
 def test_demo_targets_are_pitched_instrument_classes():

@@ -25,6 +25,8 @@ _HOP = 256
 _FLOOR_DB = -80.0
 #: A picture is no wider than this, so longer audio is looked at in larger steps.
 _COLUMNS = 4000
+#: An axis of a comparison spans no less, so that noise in what is all but 0 is not blown up.
+_LEAST_SPAN = 0.2
 _STATUS_COLOURS: Mapping[int, str] = {GAP: "red", REPEATED: "orange", CONCEALED: "peru", DELAYED: "tab:blue"}
 
 
@@ -46,6 +48,9 @@ def plot_comparison(comparison: Comparison, path: Path | str) -> Path:
         axis.set_title(heading(measure), fontsize=10)
         axis.grid(axis="x", alpha=0.3)
         axis.margins(y=0.15)
+        low, high = axis.get_xlim()
+        spare = max(_LEAST_SPAN - (high - low), 0.0) / 2
+        axis.set_xlim(low - spare, high + spare)
     axes[0].set_yticks(place, comparison.labels)
     figure.suptitle(f"{title(comparison)}; mean and 95 % interval", fontsize=9)
     return save_figure(figure, path)

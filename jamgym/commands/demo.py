@@ -30,6 +30,10 @@ PITCHED = tuple(name for name in INSTRUMENTS if name not in ("other", "drums", "
 SHARED = ("corpus", "codec", "t_f", "k", "frames", "latency", "late_policy", "allow_lookahead")
 
 
+#: A penalty that grew by less is no news.
+_AUDIBLE = 0.01
+
+
 def _recipe() -> FinetuneConfig:
     return FinetuneConfig(
         # Near a teacher that knows what comes, a policy rests where it is not sure.
@@ -173,7 +177,7 @@ def _faults(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         f"{worse[name]}: its penalty {name} is {-row['estimate']:.3f} [{-row['high']:.3f}, {-row['low']:.3f}] larger, "
         "of 1 at most."
         for name, row in rows.items()
-        if row["high"] < 0
+        if row["high"] < 0 and row["estimate"] <= -_AUDIBLE
     ]
 
 
