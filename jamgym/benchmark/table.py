@@ -33,10 +33,13 @@ def format_interval(interval: Interval, percent: bool = False) -> str:
 
     >>> format_interval(Interval(0.5, 0.25, 0.75, 64))
     '0.500 [0.250, 0.750]'
+    >>> format_interval(Interval(-0.0001, -0.25, -0.0, 64))
+    '0.000 [-0.250, 0.000]'
     """
 
     def number(value: float) -> str:
-        return f"{100 * value:.1f} %" if percent else f"{value:.3f}"
+        # Rounded first: adding 0 then takes the sign from a zero.
+        return f"{100 * value:.1f} %" if percent else f"{round(value, 3) + 0.0:.3f}"
 
     if not interval.bounded:
         return f"{number(interval.estimate)} (one song)"

@@ -90,4 +90,4 @@ class FlickerReward(RuleReward):
         assert windows.target is not None
         right = np.maximum(flicker_index(windows.target, windows.sample_rate), self.allowed)
         excess = flicker_index(windows.played, windows.sample_rate) - right
-        return -np.clip(excess / self.full, 0.0, 1.0).astype(np.float32)
+        return (0.0 - np.clip(excess / self.full, 0.0, 1.0)).astype(np.float32)
