@@ -35,7 +35,7 @@ from jamgym.curves import Curves
 from jamgym.errors import AudioError, ConfigError
 from jamgym.files import atomic_path, library_versions, plain, write_error
 from jamgym.progress import Bars, ProgressTask
-from jamgym.run_files import FIRST_FILES, failed_at_start, read_metrics, read_status
+from jamgym.run_files import FIRST_FILES, ended_at_start, read_metrics, read_status
 
 _LOG = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
@@ -115,7 +115,7 @@ class Run:
         folder = Path(folder)
         settings = plain(config)
         exists = (folder / "run.json").exists()
-        if exists and not resume and not failed_at_start(folder):
+        if exists and not resume and not ended_at_start(folder):
             raise ConfigError(
                 f"{folder} already holds a run. Continue it with --resume, or choose another folder with --out."
             )

@@ -52,7 +52,7 @@ def read_status(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def failed_at_start(folder: Path) -> bool:
+def ended_at_start(folder: Path) -> bool:
     """Return whether the run in `folder` ended before it wrote anything, by a typo in a path, say, or by Ctrl-C."""
     try:
         status = json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"]

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 PITCHED = tuple(name for name in INSTRUMENTS if name not in ("other", "drums", "voice"))
 #: Settings of `finetune` that hold for the evaluation as well: the policies are compared as they were trained.
 SHARED = ("corpus", "codec", "t_f", "k", "frames", "latency", "late_policy", "allow_lookahead")
-
-
 #: A penalty that grew by less is no news.
 _AUDIBLE = 0.01
 
@@ -172,12 +170,11 @@ def verdict(differences: list[Mapping[str, Any]]) -> str:
 def _faults(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a sentence for each penalty that PPO made larger: a score of coherence may rise all the same."""
     worse = {"silence": "It rests more than before", "flicker": "Its sound flickers more than before"}
-    rows = {name: found[name] for name in worse if name in found and found[name]["high"] is not None}
     return [
-        f"{worse[name]}: its penalty {name} is {-row['estimate']:.3f} [{-row['high']:.3f}, {-row['low']:.3f}] larger, "
+        f"{words}: its penalty {name} is {-row['estimate']:.3f} [{-row['high']:.3f}, {-row['low']:.3f}] larger, "
         "of 1 at most."
-        for name, row in rows.items()
-        if row["high"] < 0 and row["estimate"] <= -_AUDIBLE
+        for name, words in worse.items()
+        if (row := found.get(name)) and row["high"] is not None and row["high"] < 0 and row["estimate"] <= -_AUDIBLE
     ]
 
 

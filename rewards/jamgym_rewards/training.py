@@ -61,10 +61,12 @@ def build_pool(
     split: Split,
     run: Run,
     part: Part = "both",
+    stoppable: bool = True,
 ) -> list[FeaturePair]:
     """Render one pair per song of `split` and keep its features in memory (about 1 MB a song).
 
-    Training pairs have random levels; validation pairs keep their own. `part` says what is kept of both sides.
+    Training pairs have random levels; validation pairs keep their own. `part` says what is kept of both sides,
+    `stoppable` whether Ctrl-C ends it before the next song.
     """
     ids = list(corpus.song_ids(split))
     natural = split != "train"
@@ -73,8 +75,6 @@ def build_pool(
     ids = ids[: config.validation_songs if natural else config.songs]
     pairs = []
     kept = "" if part == "both" else f", {part}"
-    # Parts are measured after training, when there is something to save.
-    stoppable = part == "both"
     for place, song_id in enumerate(run.loading(ids, f"features of {split} songs{kept}", stoppable)):
         rng = np.random.default_rng([config.seed, natural, place])
         pair = render_pair(corpus, song_id, analysis, codec, rng, natural, part)
@@ -237,7 +237,8 @@ def part_calibrations(
     analysis = Analysis(network.config.features)  # type: ignore[union-attr, arg-type]
     found: dict[str, dict[str, float]] = {}
     for part in PARTS[1:]:
-        pairs = build_pool(config, corpus, codec, analysis, "validation", run, part)
+        # Training has ended, and is yet to be saved.
+        pairs = build_pool(config, corpus, codec, analysis, "validation", run, part, stoppable=False)
         calibration, figures = calibrate(config.model, network, pairs)
         found |= {calibration_key(part): asdict(calibration), f"figures_{part}": figures}
     return found

@@ -150,11 +150,17 @@ def test_dropout_is_off_in_the_update(seen):
     assert not any(m.p for m in model.policy.decoder.modules() if isinstance(m, torch.nn.Dropout))
 
 
-def test_divergence_from_itself_is_zero_and_learning_moves_it():
-    model = make_ppo(vec_env(4), learning_rate=0.0)
+def log_of(model):
+    """Return what the model logs last under each name, from now on."""
     logged = {}
     model.set_logger(Logger(None, []))
     model.logger.record = lambda name, value, **_: logged.__setitem__(name, value)
+    return logged
+
+
+def test_divergence_from_itself_is_zero_and_learning_moves_it():
+    model = make_ppo(vec_env(4), learning_rate=0.0)
+    logged = log_of(model)
     learn(model)
     assert abs(logged["train/kl_reference"]) < 1e-6 and logged["train/ratio"] == pytest.approx(1.0, abs=1e-5)
     model.lr_schedule = lambda _: 3e-3
@@ -168,9 +174,7 @@ def test_divergence_from_itself_is_zero_and_learning_moves_it():
 def test_the_teacher_is_the_start_with_its_own_view_and_guidance(teacher_t_f, guidance, differs, kind):
     settings = {"teacher_t_f": teacher_t_f, "teacher_guidance": guidance, "teacher_kl": kind}
     model = make_ppo(vec_env(4), learning_rate=0.0, kl_teacher=0.1, **settings)
-    logged = {}
-    model.set_logger(Logger(None, []))
-    model.logger.record = lambda name, value, **_: logged.__setitem__(name, value)
+    logged = log_of(model)
     learn(model)
     assert abs(logged["train/kl_reference"]) < 1e-6
     assert (logged["train/kl_teacher"] > 1e-2) == differs
@@ -180,11 +184,10 @@ def test_the_teacher_is_the_start_with_its_own_view_and_guidance(teacher_t_f, gu
 def test_the_policy_comes_closer_to_its_teacher(kind):
     settings = {"kl_reference": 0.0, "kl_teacher": 100.0, "teacher_t_f": 10, "teacher_kl": kind, "max_grad_norm": 10.0}
     model = make_ppo(vec_env(4), learning_rate=1e-3, critic_warm_up=0, **settings)
-    model.set_logger(Logger(None, []))
-    found = []
-    model.logger.record = lambda name, value, **_: found.append(value) if name == "train/kl_teacher" else None
+    logged, found = log_of(model), []
     for _ in range(6):
         learn(model)
+        found.append(logged["train/kl_teacher"])
     assert found[-1] < 0.8 * found[0]
 
 
