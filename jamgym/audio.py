@@ -103,6 +103,11 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int) -> NDArray[np.flo
     return resample(mono, int(rate), sample_rate)
 
 
+def within_full_scale(audio: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return `audio` `(S,)`, turned down where it would clip: a sum of stems may exceed [-1, 1]."""
+    return audio / np.float32(max(1.0, float(np.abs(audio).max(initial=0.0))))
+
+
 def resample(audio: NDArray[np.float32], source_rate: int, target_rate: int) -> NDArray[np.float32]:
     """Resample mono audio `(S,)` to `(round(S * target_rate / source_rate),)` float32, at least 1 sample."""
     if source_rate == target_rate:

@@ -1,6 +1,7 @@
 """Episodes: what an agent will hear and what it should have played, encoded and cropped.
 
-Codes are made once per (song, target) from the whole song and kept, so a crop costs a slice.
+Codes are made once per (song, target) from the whole song and kept, so a crop costs a slice. Audio is kept for fewer
+pairs, and loaded again where it is gone, which takes less time than encoding.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _LOG = logging.getLogger(__name__)
 _DRAWS = 8
 #: Passes over all songs without a find after which no more episodes are looked for.
 _EMPTY_PASSES = 4
+#: Pairs whose codes are kept, for each that is kept whole; audio takes some 300 times as much memory.
+_CODES_PER_PAIR = 16
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ class EpisodeSource:
         frames: Frames per episode T; a shorter song gives a shorter episode that ends the song.
         instruments: Allowed target classes, or a single one; None allows all.
         min_active: Least share of 20 ms blocks in which input or target sound (> -60 dBFS) together.
-        cache_songs: Number of encoded pairs kept in memory.
+        cache_songs: Number of encoded pairs kept in memory; of 16 times as many the codes alone are kept, which take
+            little room, and the audio is loaded again.
         max_songs: Use only the first so many songs of the split; None uses all.
     """
 
@@ -133,6 +137,7 @@ class EpisodeSource:
         if not self.song_ids:
             raise CorpusError(f"Corpus {corpus.name!r} has no songs in split {split!r}.")
         self._cache: OrderedDict[tuple[str, str], EncodedPair] = OrderedDict()
+        self._codes: OrderedDict[tuple[str, str], Codes] = OrderedDict()
         self._targets: dict[str, tuple[str, ...]] = {}
         # Of the songs that were looked at: what an error says when there is no episode in any of them.
         self._classes: set[str] = set()
@@ -159,6 +164,7 @@ class EpisodeSource:
         key = (song_id, target_name)
         if key in self._cache:
             self._cache.move_to_end(key)
+            self._codes.move_to_end(key)
             return self._cache[key]
         pair = make_pair(self.corpus.load(song_id), target_name)
         hop = self.codec.hop_samples
@@ -167,8 +173,9 @@ class EpisodeSource:
             raise CorpusError(
                 f"Song {song_id!r} lasts {len(pair.heard)} samples, shorter than one frame of {hop}. Remove it."
             )
-        both = np.stack([pair.heard[:samples], pair.target[:samples]])
-        codes = self.codec.encode(both)
+        codes = self._codes.pop(key, None)
+        if codes is None:
+            codes = self.codec.encode(np.stack([pair.heard[:samples], pair.target[:samples]]))
         both_sound = active(pair.heard, pair.sample_rate) & active(pair.target, pair.sample_rate)
         made = EncodedPair(
             pair=pair,
@@ -176,9 +183,11 @@ class EpisodeSource:
             target_codes=codes[1],
             active_before=np.concatenate([[0], np.cumsum(both_sound)]),
         )
-        self._cache[key] = made
+        self._cache[key], self._codes[key] = made, codes
         while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
+        while len(self._codes) > _CODES_PER_PAIR * self._cache_size:
+            self._codes.popitem(last=False)
         return made
 
     def crop(self, song_id: str, target_name: str, start_frame: int) -> Episode:

@@ -51,7 +51,7 @@ class EnvSettings:
         output_samples: Output buffer, charged to d_out.
         instruments: Classes that may be the target, or a single one; None allows all.
         max_songs: Use only the first so many songs of the split.
-        cache_songs: Encoded songs kept in memory.
+        cache_songs: Encoded pairs of a song and a target kept in memory; see `EpisodeSource`.
     """
 
     corpus: str | Mapping[str, Any] | Corpus = "band"

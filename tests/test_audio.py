@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from jamgym.audio import audio_info, read_audio, resample, write_audio
+from jamgym.audio import audio_info, read_audio, resample, within_full_scale, write_audio
 from jamgym.errors import AudioError
 
 
@@ -163,3 +163,10 @@ def test_info_reads_the_header(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros((4410, 2)), 44100)
     info = audio_info(tmp_path / "a.wav")
     assert (info.frames, info.sample_rate, info.channels, info.seconds) == (4410, 44100, 2, 0.1)
+
+
+def test_what_would_clip_is_turned_down_and_nothing_else():
+    loud, soft = np.array([0.5, -2.0], dtype=np.float32), np.array([0.5, -1.0], dtype=np.float32)
+    np.testing.assert_array_equal(within_full_scale(loud), np.array([0.25, -1.0], dtype=np.float32))
+    np.testing.assert_array_equal(within_full_scale(soft), soft)
+    assert within_full_scale(np.zeros(0, dtype=np.float32)).shape == (0,)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from jamgym import registry
 from jamgym.commands import demo
 from jamgym.commands.demo import DemoConfig
 from jamgym.commands.parsing import parse
@@ -16,6 +17,8 @@ from jamgym.config import config_from_mapping, read_yaml
 from jamgym.errors import CheckpointError, ConfigError
 from jamgym.files import plain
 from jamgym.run import Run
+from jamgym.specs import create_from_spec
+from jamgym_agents.checkpoint import load_decoder, save_decoder
 from jamgym_agents.ppo.settings import FinetuneConfig
 from jamgym_agents.sampling import Sampling
 
@@ -88,9 +91,12 @@ def test_closing_lines_say_where_to_listen_and_look():
     assert "tensorboard" in text and "--logdir runs/x" in text
 
 
-def test_closing_lines_say_what_a_longer_run_brings():
+@pytest.mark.parametrize("played", [True, False])
+def test_closing_lines_say_where_the_shipped_policy_is_from_if_it_was_played(played):
     rows = [_row("coherence", 0.1, 0.2), _row("judge", 0.0, 0.1)]
-    assert "configs/finetune/long.yaml" in "\n".join(demo.closing_lines(rows, {"rollouts": 7.0}, Path("runs/x")))
+    rows += [_row("judge", 0.0, 0.1, a="ppo_shipped")] if played else []
+    text = "\n".join(demo.closing_lines(rows, {"rollouts": 7.0}, Path("runs/x")))
+    assert ("configs/finetune/long.yaml" in text) == ("checkpoint: ppo" in text) == played
 
 
 def test_demo_targets_are_pitched_instrument_classes():
@@ -221,7 +227,12 @@ def test_a_resumed_demo_keeps_its_settings_once_its_training_has_accepted_them(t
 
 @pytest.mark.parametrize(
     ("changes", "error"),
-    [({"checkpoints": ("missing.safetensors",)}, CheckpointError), ({"metrics": ("judge", "judge")}, ConfigError)],
+    [
+        ({"checkpoints": ("missing.safetensors",)}, CheckpointError),
+        ({"checkpoints": ("ppo",)}, ConfigError),
+        ({"checkpoints": ("ppo_shipped/decoder.safetensors",)}, ConfigError),
+        ({"metrics": ("judge", "judge")}, ConfigError),
+    ],
 )
 def test_what_cannot_be_evaluated_is_refused_before_the_training(tmp_path, monkeypatch, changes, error):
     monkeypatch.setattr(demo, "finetune", lambda *_: pytest.fail("it was trained"))
@@ -245,8 +256,22 @@ def test_the_demo_compares_with_the_sampling_that_it_trains_with(tmp_path, monke
         (tmp_path / "r/metrics.json").write_text('{"paired_differences": []}')
         demo.run_demo(config, run)
     decoders = [policy for policy in played if isinstance(policy, dict)]
-    assert [policy["label"] for policy in decoders] == ["mle", "ppo"]
+    assert [policy["label"] for policy in decoders] == ["mle", "ppo", "ppo_shipped"]
     assert all(policy["temperature"] == 0.9 and policy["guidance"] == 2.0 for policy in decoders)
+
+
+def test_the_demo_of_another_decoder_has_no_shipped_policy_beside_it(tmp_path, monkeypatch):
+    codec = create_from_spec(registry.codecs, "spectral")
+    save_decoder(tmp_path / "mine.safetensors", load_decoder(None, codec), codec.version, {})
+    played = []
+    monkeypatch.setattr(demo, "finetune", lambda *_: {"rollouts": 1})
+    monkeypatch.setattr(demo, "evaluate", lambda config, _: played.extend(config.policies) or {})
+    config = DemoConfig(finetune=replace(DemoConfig().finetune, checkpoint=str(tmp_path / "mine.safetensors")))
+    with Run.create(tmp_path / "r", command="demo", config=asdict(config), seed=0, quiet=True) as run:
+        (tmp_path / "r/report.txt").write_text("")
+        (tmp_path / "r/metrics.json").write_text('{"paired_differences": []}')
+        demo.run_demo(config, run)
+    assert [policy["label"] for policy in played if isinstance(policy, dict)] == ["mle", "ppo"]
 
 
 @pytest.mark.parametrize("songs", [10, 20])

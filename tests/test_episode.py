@@ -171,6 +171,40 @@ def test_encoded_pairs_are_kept_within_bounds():
     assert source.encoded(*keys[0]) is not made[0]
 
 
+class CountingCodec(ToyCodec):
+    encoded = 0
+
+    def encode(self, audio):
+        self.encoded += 1
+        return super().encode(audio)
+
+
+@pytest.mark.parametrize("cache_songs, encoded", [(2, 3), (0, 9)])
+def test_audio_that_was_dropped_is_loaded_and_not_encoded_again(cache_songs, encoded):
+    codec = CountingCodec()
+    source = EpisodeSource(ToyCorpus(songs=3, seconds=3.0), codec, frames=10, cache_songs=cache_songs)
+    keys = [(song_id, source.targets(song_id)[0]) for song_id in source.song_ids]
+    rounds = [[source.encoded(*key) for key in keys] for _ in range(3)]
+    assert codec.encoded == encoded
+    for first, last in zip(rounds[0], rounds[-1], strict=True):
+        assert first is not last
+        for name in ("input_codes", "target_codes", "active_before"):
+            np.testing.assert_array_equal(getattr(first, name), getattr(last, name))
+        np.testing.assert_array_equal(first.pair.heard, last.pair.heard)
+
+
+def test_codes_are_kept_within_bounds(monkeypatch):
+    monkeypatch.setattr("jamgym.episode._CODES_PER_PAIR", 2)
+    codec = CountingCodec()
+    source = EpisodeSource(ToyCorpus(songs=3, seconds=3.0), codec, frames=10, cache_songs=1)
+    keys = [(song_id, source.targets(song_id)[0]) for song_id in source.song_ids]
+    for key in [*keys, keys[2], keys[1]]:
+        source.encoded(*key)
+    assert codec.encoded == 3
+    source.encoded(*keys[0])
+    assert codec.encoded == 4
+
+
 def test_errors():
     loud, quiet = sound(20), np.zeros(20 * 640)
     with pytest.raises(ConfigError, match="sample_rate=24000"):

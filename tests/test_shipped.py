@@ -6,9 +6,13 @@ import math
 import numpy as np
 import pytest
 
+from jamgym.benchmark.runner import decode_played, play, score_metric
 from jamgym.codecs.spectral import SpectralCodec
+from jamgym.commands.demo import PITCHED
 from jamgym.corpora.band import BandCorpus
 from jamgym.episode import EpisodeSource
+from jamgym.registry import rewards
+from jamgym.specs import create_from_spec
 from jamgym.vector_env import AccompanimentVectorEnv
 from jamgym_agents.checkpoint import load_decoder
 from jamgym_agents.decoder_policy import DecoderPolicy
@@ -94,6 +98,21 @@ def test_the_decoder_uses_its_input(codec, decoder, tmp_path):
     assert gain.mean() > 0.3 + _half_width(gain)
     nearer = alone[-25]["true"] - alone[25]["true"]
     assert nearer.mean() > _half_width(nearer), "hearing more does not help"
+
+
+@pytest.mark.slow
+def test_the_fine_tuned_decoder_is_more_coherent_than_its_start(codec):
+    source = EpisodeSource(BandCorpus(songs=200), codec, "validation", frames=200, instruments=PITCHED)
+    episodes = source.fixed(20, seed=1)
+    env = AccompanimentVectorEnv(20, source=source, autoreset_mode="Disabled", reward=None, t_f=-25, k=5)
+    coherence = create_from_spec(rewards, "coherence")
+
+    def scores(checkpoint):
+        records = play(DecoderPolicy(codec, 5, checkpoint=checkpoint), env, episodes)
+        return score_metric(coherence, records, codec, decode_played(records, codec))
+
+    gain = scores("ppo") - scores("mle")
+    assert gain.mean() > _half_width(gain)
 
 
 def _half_width(values):

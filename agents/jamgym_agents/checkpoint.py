@@ -12,17 +12,24 @@ import torch
 
 from jamgym.checkpoint import load_tensors, save_tensors
 from jamgym.codec import Codec
-from jamgym.errors import CheckpointError
+from jamgym.errors import CheckpointError, unknown_name_message
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
+from jamgym_agents.eight_bit import from_eight_bits, to_eight_bits
 
+#: Decoders that come with the package, by the names that stand for them wherever a setting takes a checkpoint:
+#: pretrained, and fine-tuned from there with PPO. "./ppo" and a `Path` are files of that name.
+SHIPPED = {"mle": "decoder.safetensors", "ppo": "ppo.safetensors"}
 _KIND = "decoder"
 
 
-def save_decoder(path: Path, decoder: AccompanimentDecoder, codec_version: str, training: dict[str, Any]) -> None:
-    """Write `decoder` in half precision; `training` is kept as JSON for people."""
+def save_decoder(
+    path: Path, decoder: AccompanimentDecoder, codec_version: str, training: dict[str, Any], eight_bit: bool = False
+) -> None:
+    """Write `decoder` in half precision, or with `eight_bit` matrices; `training` is kept as JSON for people."""
+    state = decoder.state_dict()
     save_tensors(
         path,
-        {key: value.half() for key, value in decoder.state_dict().items()},
+        to_eight_bits(state) if eight_bit else {key: value.half() for key, value in state.items()},
         {
             "kind": _KIND,
             "codec": codec_version,
@@ -33,18 +40,28 @@ def save_decoder(path: Path, decoder: AccompanimentDecoder, codec_version: str, 
 
 
 def load_decoder(path: str | Path | None, codec: Codec) -> AccompanimentDecoder:
-    """Return the decoder stored at `path`, or the shipped one for None; in eval mode, float32.
+    """Return the decoder stored at `path`; in eval mode, float32.
+
+    Args:
+        path: A file, or, as a string, a name in `SHIPPED`; None stands for "mle".
+        codec: Whose codes it has to play.
 
     Raises:
-        CheckpointError: The file is damaged, is not a decoder, or belongs to another codec.
+        CheckpointError: There is no such file or name; or the file is damaged, is not a decoder, or belongs to another
+            codec.
     """
-    if path is None:
-        with as_file(files("jamgym_agents") / "assets" / "decoder.safetensors") as shipped:
+    name = "mle" if path is None else path
+    label = str(name)
+    if isinstance(name, str) and name in SHIPPED:
+        label = f"the shipped decoder {name!r}"
+        with as_file(files("jamgym_agents") / "assets" / SHIPPED[name]) as shipped:
             tensors, metadata = load_tensors(shipped)
-        label = "the shipped decoder"
+    elif isinstance(name, str) and Path(name).name == name and not Path(name).suffix and not Path(name).exists():
+        raise CheckpointError(
+            f"{unknown_name_message('decoder', name, SHIPPED)} Or give the path of a decoder.safetensors."
+        )
     else:
-        tensors, metadata = load_tensors(Path(path))
-        label = str(path)
+        tensors, metadata = load_tensors(Path(name))
     if metadata.get("kind") != _KIND:
         raise CheckpointError(
             f"{label} holds {metadata.get('kind', 'no kind')!r}, not a decoder. "
@@ -68,8 +85,8 @@ def load_decoder(path: str | Path | None, codec: Codec) -> AccompanimentDecoder:
         )
     decoder = AccompanimentDecoder(DecoderConfig(**settings))
     try:
-        decoder.load_state_dict({key: value.float() for key, value in tensors.items()})
-    except RuntimeError as error:
+        decoder.load_state_dict(from_eight_bits(tensors))
+    except (ValueError, RuntimeError) as error:
         raise CheckpointError(f"{label} does not fit its own architecture: {error}") from error
     return decoder.eval()
 

@@ -34,7 +34,8 @@ class DecoderPolicy:
         t_f: Unused here: what is visible reaches the policy through its observations.
         source: Unused; part of the common signature of policies.
         seed: Seed of the sampling.
-        checkpoint: A decoder checkpoint; None loads the shipped one.
+        checkpoint: A decoder checkpoint, or the name of a shipped one: "mle", pretrained, or "ppo", fine-tuned from
+            there; None loads "mle".
         decoder: Use this network instead of a checkpoint.
         temperature: Of the sampling.
         top_k: Of the sampling; 0 keeps all.

@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from jamgym.audio import within_full_scale
 from jamgym.benchmark.comparison import Comparison, compare
 from jamgym.benchmark.labels import file_stem, labelled_specs, safe_name, with_checkpoints, without_other_songs
 from jamgym.benchmark.plots import plot_comparison, plot_episode
 from jamgym.benchmark.runner import check_distinct
 from jamgym.benchmark.statistics import RESAMPLES
 from jamgym.benchmark.table import markdown, rich_table, sentences
-from jamgym.codec import Audio, Codec
+from jamgym.codec import Codec
 from jamgym.corpus import Split
 from jamgym.episode import EpisodeSource
 from jamgym.errors import ConfigError
@@ -76,7 +75,8 @@ class EvaluationConfig:
         codec: Turns audio into codes.
         split: Songs that are used.
         policies: Names, or mappings with "name", arguments, and optionally "label" for the tables.
-        checkpoints: Paths of decoder checkpoints to evaluate beside `policies`, labelled by their run folder.
+        checkpoints: Paths of decoder checkpoints, or names of shipped ones, to evaluate beside `policies`, labelled by
+            their run folder.
         metrics: Reward models.
         t_f: Future visibility in frames, signed.
         k: Frames per call.
@@ -103,6 +103,7 @@ class EvaluationConfig:
         "silence",
         "random_stem",
         {"name": "decoder", "label": "mle"},
+        {"name": "decoder", "label": "ppo_shipped", "checkpoint": "ppo"},
         "truth",
     )
     checkpoints: tuple[str, ...] = ()
@@ -260,12 +261,12 @@ def write_comparison(comparison: Comparison, codec: Codec, run: Run) -> None:
     for index in range(max((len(kept) for kept in comparison.audio.values()), default=0)):
         episode = comparison.records[comparison.labels[0]][index].episode
         folder = f"audio/{index:02d}-{safe_name(episode.song_id)}-{safe_name(episode.target_name)}"
-        run.write_audio(f"{folder}/heard.wav", _turned_down(episode.heard), rate)
-        run.write_audio(f"{folder}/truth.wav", _turned_down(episode.target), rate)
+        run.write_audio(f"{folder}/heard.wav", within_full_scale(episode.heard), rate)
+        run.write_audio(f"{folder}/truth.wav", within_full_scale(episode.target), rate)
         for label in comparison.labels:
             played, name = comparison.audio[label][index], file_stem(label)
             run.write_audio(f"{folder}/{name}-played.wav", played, rate)
-            run.write_audio(f"{folder}/{name}-mix.wav", _turned_down(episode.heard + played), rate)
+            run.write_audio(f"{folder}/{name}-mix.wav", within_full_scale(episode.heard + played), rate)
             record = comparison.records[label][index]
             plot_episode(record, codec, played, run.folder / folder / f"{name}.png", label)
 
@@ -277,11 +278,6 @@ def report(comparison: Comparison) -> str:
     stream = io.StringIO()
     Console(file=stream, width=150, color_system=None).print(rich_table(comparison))
     return "\n".join([stream.getvalue().rstrip(), "", *sentences(comparison), *comparison.left_out]) + "\n"
-
-
-def _turned_down(audio: Audio) -> Audio:
-    """Return a sum of stems `(S,)` inside full scale: clipping would sound like the policy's fault."""
-    return audio / np.float32(max(1.0, float(np.abs(audio).max(initial=0.0))))
 
 
 def write_text(path: Path, text: str) -> None:

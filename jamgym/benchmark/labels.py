@@ -47,7 +47,7 @@ def with_checkpoints(specs: Mapping[str, Spec], paths: Iterable[str]) -> dict[st
             raise ConfigError(
                 f"The checkpoint {text!r} is labelled {label!r} after its folder, and so is another policy. Put it "
                 f"into policies with a label of its own: {{name: decoder, label: OTHER, checkpoint: {text}}}. What is "
-                "in checkpoints is always the path of a file, never the name of a policy."
+                "in checkpoints is always a decoder: the path of a file or the name of a shipped one, never a policy."
             )
         found[label] = {"name": "decoder", "checkpoint": text}
     return found

@@ -142,9 +142,9 @@ def plan(episodes: Sequence[Episode], k: int, calls: int) -> list[Episode]:
     raise ConfigError("There are no episodes to play; give at least one.")
 
 
-def call_seconds(policy: Policy, env: AccompanimentVectorEnv, episode: Episode) -> Iterator[float]:
+def call_seconds(policy: Policy, env: AccompanimentVectorEnv, episode: Episode, seed: int = 0) -> Iterator[float]:
     """Play `episode` in the one row of `env`, and yield the seconds that each call of `policy.act` took."""
-    observation, _ = env.reset(seed=0, options={"episodes": [episode]})
+    observation, _ = env.reset(seed=seed, options={"episodes": [episode]})
     policy.reset(np.ones(1, dtype=np.bool_), [episode])
     over = False
     while not over:

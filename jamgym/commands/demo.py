@@ -7,12 +7,11 @@ import os
 import shlex
 import sys
 from dataclasses import asdict, dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jamgym.benchmark.evaluation import EvaluationConfig, evaluate, prepare
-from jamgym.benchmark.labels import without_other_songs
+from jamgym.benchmark.labels import labelled_specs, with_checkpoints, without_other_songs
 from jamgym.benchmark.statistics import FEWEST_SONGS, too_few
 from jamgym.corpus import INSTRUMENTS
 from jamgym.errors import ConfigError
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 PITCHED = tuple(name for name in INSTRUMENTS if name not in ("other", "drums", "voice"))
 #: Settings of `finetune` that hold for the evaluation as well: the policies are compared as they were trained.
 SHARED = ("corpus", "codec", "t_f", "k", "frames", "latency", "late_policy", "allow_lookahead")
+#: Label of the fine-tuned decoder that comes with the package.
+SHIPPED_LABEL = "ppo_shipped"
 #: A penalty that grew by less is no news.
 _AUDIBLE = 0.01
 
@@ -105,17 +106,21 @@ def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:
     sampling = asdict(tuning.sampling)
     before = {"name": "decoder", "label": "mle", "checkpoint": tuning.checkpoint, **sampling}
     after = {"name": "decoder", "label": "ppo", "checkpoint": str(folder / "decoder.safetensors"), **sampling}
+    # What more rollouts make of the same start is there already.
+    shipped = {"name": "decoder", "label": SHIPPED_LABEL, "checkpoint": "ppo", **sampling}
+    players = (before, after, shipped) if tuning.checkpoint in (None, "mle") else (before, after)
     evaluation = replace(
         config.evaluation,
-        policies=("silence", "random_stem", before, after, "truth"),
+        policies=("silence", "random_stem", *players, "truth"),
         seed=config.seed,
         **{name: getattr(tuning, name) for name in SHARED},
     )
     # What cannot be evaluated is refused now, not after the training; all but the decoder that is still to come.
+    with_checkpoints(labelled_specs(evaluation.policies), evaluation.checkpoints)
     source, _, _ = prepare(replace(evaluation, policies=("silence", before, "truth")))
     omitted = without_other_songs({"random_stem": "random_stem"}, source, optional=True)
     if omitted:
-        evaluation = replace(evaluation, policies=("silence", before, after, "truth"))
+        evaluation = replace(evaluation, policies=("silence", *players, "truth"))
     part = Run.create(
         folder,
         command="finetune",
@@ -182,7 +187,11 @@ def closing_lines(differences: list[Mapping[str, Any]], learnt: Mapping[str, flo
     """Return what stands under the table: the finding, the long run, and where to listen and look."""
     rollouts = int(learnt["rollouts"])
     lines = [f"{verdict(differences)} ({rollouts} rollouts of PPO on training songs.)"]
-    lines += long_run_lines()
+    if any(SHIPPED_LABEL in (row["a"], row["b"]) for row in differences):
+        lines.append(
+            f"{SHIPPED_LABEL} comes with jamgym: what `jamgym finetune --config configs/finetune/long.yaml` made of "
+            "the same start in longer time. Play it with {name: decoder, checkpoint: ppo}."
+        )
     board = Path(sys.executable).parent / "tensorboard"
     command = shlex.quote(os.path.relpath(board)) if board.exists() else "tensorboard"
     return [
@@ -191,9 +200,3 @@ def closing_lines(differences: list[Mapping[str, Any]], learnt: Mapping[str, flo
         f"Look: {folder / 'comparison.png'}",
         f"TensorBoard: {command} --logdir {shlex.quote(str(folder))}",
     ]
-
-
-def long_run_lines() -> list[str]:
-    """Return what a longer run showed, from the figures shipped with the agents; empty where there are none."""
-    resource = files("jamgym_agents") / "assets" / "long_run.json"
-    return list(json.loads(resource.read_text(encoding="utf-8"))["lines"]) if resource.is_file() else []

@@ -120,6 +120,19 @@ COMMANDS: tuple[Command, ...] = (
         ),
     ),
     Command(
+        "accompany",
+        "Play along with an audio file, and hear the result.",
+        "jamgym.commands.accompany:AccompanyConfig",
+        "jamgym.commands.accompany:accompany",
+        (
+            "jamgym accompany my_song.wav",
+            "jamgym accompany my_song.mp3 --instrument bass --seconds 60 --gain_db 3 --out runs/bass",
+            "jamgym accompany my_song.wav --policy decoder --policy.checkpoint runs/first/decoder.safetensors",
+            "jamgym accompany my_song.wav --latency '{name: lognormal, median_seconds: 0.06, sigma: 0.3}'",
+        ),
+        positional="audio",
+    ),
+    Command(
         "profile",
         "Measure how long a policy takes per call on this machine, and write it as latency models.",
         "jamgym.benchmark.profiling:ProfileConfig",

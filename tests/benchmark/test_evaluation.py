@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +9,14 @@ import soundfile
 from jamgym import AccompanimentVectorEnv, EpisodeSource
 from jamgym.benchmark.evaluation import EvaluationConfig, GridConfig, compare, evaluate
 from jamgym.commands.parsing import parse
+from jamgym.config import config_from_mapping, read_yaml
 from jamgym.errors import CheckpointError, ConfigError, CorpusError, LookaheadError, UnknownNameError
 from jamgym.latency_trace import write_trace
 from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyCorpus, ToyReward
 from jamgym_agents.baselines import SilencePolicy, TruthPolicy
 
+ROOT = Path(__file__).parent.parent.parent
 TOY = "jamgym.testing:"
 CONFIG = EvaluationConfig(
     corpus={"name": TOY + "ToyCorpus", "songs": 4, "seconds": 3.0},
@@ -45,6 +48,11 @@ class NoTruthCorpus(ToyCorpus):
 @pytest.fixture
 def run(tmp_path):
     return Run.create(tmp_path / "run", command="evaluate", config={}, seed=0, quiet=True)
+
+
+def test_the_config_names_the_default_policies_and_metrics():
+    config = config_from_mapping(EvaluationConfig, read_yaml(ROOT / "configs/evaluate/default.yaml"))
+    assert (config.policies, config.metrics) == (EvaluationConfig().policies, EvaluationConfig().metrics)
 
 
 def test_evaluate_writes_everything(run):

@@ -77,8 +77,8 @@ class PretrainConfig:
         validation_k: Chunk sizes that are validated.
         checkpoint_minutes: Minutes between checkpoints.
         seed: Seed of weights, batches, dropout and (t_f, k).
-        init_from: A decoder checkpoint to start from, with its architecture, to which `aligned_frames` and
-            `aligned_past` may be added; None starts from random weights.
+        init_from: A decoder checkpoint, or the name of a shipped one, to start from, with its architecture, to which
+            `aligned_frames` and `aligned_past` may be added; None starts from random weights.
         architecture: The network; sizes that belong to the codec are taken from the codec.
     """
 

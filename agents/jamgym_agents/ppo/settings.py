@@ -22,7 +22,7 @@ class FinetuneConfig:
         corpus: Corpus name, or a mapping with `name` and its arguments.
         codec: Codec name, or a mapping with `name` and its arguments.
         reward: Reward name, or a mapping with `name` and its arguments; never the judge, nor a mixture with it.
-        checkpoint: Decoder to start from; None takes the shipped one.
+        checkpoint: Decoder to start from: a file, or the name of a shipped one, "mle" or "ppo"; None takes "mle".
         t_f: Future visibility in frames.
         k: Frames per call.
         frames: Frames per episode.

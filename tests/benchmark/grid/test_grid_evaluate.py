@@ -10,6 +10,7 @@ from jamgym.benchmark.grid.cells import Player, _name
 from jamgym.benchmark.grid.evaluate import _digest_of, make_players
 from jamgym.commands.parsing import parse
 from jamgym.errors import ConfigError, CorpusError, JamgymError, LookaheadError
+from jamgym.files import RunError
 from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyCorpus
 from jamgym_agents.baselines import TruthPolicy
@@ -202,6 +203,21 @@ def test_networks_are_known_by_every_weight():
         network.bias[1] += 1
     assert _digest_of(network) != found
     assert _digest_of("no network") == _digest_of(None) == ""
+
+
+def test_a_player_is_known_by_the_weights_in_its_file_or_by_those_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ppo").write_bytes(b"not the shipped one")
+    (tmp_path / "mine.safetensors").write_bytes(b"weights")
+
+    def identity(checkpoint, network):
+        return Player("a", 0, {"name": "decoder", "checkpoint": checkpoint}, network=network).identity
+
+    assert "checkpoint_sha256" not in identity("ppo", "hash")
+    assert "checkpoint_sha256" in identity("mine.safetensors", "hash")
+    assert "checkpoint_sha256" in identity("ppo", "")
+    with pytest.raises(RunError, match="Could not read the checkpoint gone.safetensors"):
+        identity("gone.safetensors", "hash")
 
 
 def test_checkpoints_are_seeds_of_one_method(make_run, tmp_path):

@@ -1,0 +1,57 @@
+"""Weights in eight bits, for files: half the size of half precision.
+
+Each row of a matrix is stored as int8 times one scale, so that its largest weight is 127 steps; everything else, the
+codec's vectors among it, is stored in half precision. Networks compute in single precision as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+#: Ends the name of the scales that belong to a tensor of int8.
+SCALE = ".scale"
+#: Steps from 0 to the largest weight of a row.
+STEPS = 127
+
+
+def to_eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `tensors` for a file: matrices `(R, C)` as int8 with scales `(R,)`, the others in half precision.
+
+    Raises:
+        ValueError: A matrix is not finite: its rows would have no scale.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        if tensor.dim() != 2 or not tensor.numel():
+            found[name] = tensor.half()
+            continue
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} has weights that are not finite; there is nothing to store.")
+        # Single precision: the scale of a row of tiny weights would vanish in half.
+        scale = tensor.float().abs().amax(1) / STEPS
+        rows = tensor.float() / scale.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
+        found[name], found[name + SCALE] = rows.round().to(torch.int8), scale
+    return found
+
+
+def from_eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return in single precision what `to_eight_bits` made; other tensors are only converted.
+
+    Raises:
+        ValueError: A tensor of int8 is no matrix, or has not one scale for each row.
+    """
+    found = {}
+    scales = {name + SCALE for name, tensor in tensors.items() if tensor.dtype == torch.int8}
+    for name, tensor in tensors.items():
+        if name in scales:
+            continue
+        found[name] = tensor.float()
+        if tensor.dtype == torch.int8:
+            scale = tensors.get(name + SCALE)
+            if scale is None or tensor.dim() != 2 or scale.shape != tensor.shape[:1]:
+                raise ValueError(f"{name} is stored in eight bits without one scale for each of its rows.")
+            found[name] *= scale.float().unsqueeze(1)
+    return found
