@@ -143,7 +143,7 @@ def _text(value: Any) -> str:
 def test_an_option_given_at_its_default_changes_nothing():
     default = DemoConfig()
     leaves = dict(_leaves(default))
-    assert leaves["finetune.max_minutes"] == 6.0 and "evaluation.grid.t_f" in leaves
+    assert leaves["finetune.max_minutes"] == 5.0 and "evaluation.grid.t_f" in leaves
     for path, value in leaves.items():
         assert config_from_mapping(DemoConfig, _nested(path, value)) == default, path
     # The command line is slower, so it gets some of them alone, and then all at once.

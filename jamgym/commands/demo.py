@@ -44,7 +44,7 @@ def _recipe() -> FinetuneConfig:
         instruments=PITCHED,
         max_songs=64,
         rollouts=30,
-        max_minutes=6.0,
+        max_minutes=5.0,
         kl_reference=0.0,
         kl_teacher=0.2,
         teacher_guidance=3.0,
