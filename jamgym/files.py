@@ -94,6 +94,21 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
                 temporary.unlink()
 
 
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` to `path` in UTF-8, as `atomic_path` writes."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def is_bare_name(value: object) -> bool:
+    """Whether `value` is a word with neither folder nor ending, as names are and paths of files are not.
+
+    >>> [is_bare_name(value) for value in ("ppo", "./ppo", "ppo.safetensors", Path("ppo"))]
+    [True, False, False, False]
+    """
+    return isinstance(value, str) and os.path.basename(value) == value and not Path(value).suffix
+
+
 def digest(value: Any) -> str:
     """Return a short hash of plain data."""
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]

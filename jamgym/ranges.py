@@ -38,16 +38,25 @@ def check_above_zero(settings: Any, names: Iterable[str]) -> None:
             raise ConfigError(f"{name} is {value}; it must be above 0, and finite.")
 
 
+def check_between(settings: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Refuse attributes of `settings` outside their range, ends included, or not finite; None passes.
+
+    Raises:
+        ConfigError: Names the attribute, its value and the range.
+    """
+    for name, (low, high) in ranges.items():
+        value = getattr(settings, name)
+        if value is not None and not low <= value <= high:
+            raise ConfigError(f"{name} is {value}; it must be from {low:g} to {high:g}.")
+
+
 def check_shares(settings: Any, names: Iterable[str]) -> None:
     """Refuse attributes of `settings` that are not from 0 to 1; None passes.
 
     Raises:
         ConfigError: Names the attribute and its value.
     """
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not 0 <= value <= 1:
-            raise ConfigError(f"{name} is {value}; it must be from 0 to 1.")
+    check_between(settings, dict.fromkeys(names, (0.0, 1.0)))
 
 
 def check_finite(step: int, loss: float, norm: float) -> None:

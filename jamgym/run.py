@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike
 from jamgym.config import read_yaml
 from jamgym.curves import Curves
 from jamgym.errors import AudioError, ConfigError
-from jamgym.files import atomic_path, library_versions, plain, write_error
+from jamgym.files import atomic_path, library_versions, plain, write_error, write_text
 from jamgym.progress import Bars, ProgressTask
 from jamgym.run_files import FIRST_FILES, ended_at_start, read_metrics, read_status
 
@@ -157,8 +157,7 @@ class Run:
     def truncate(self, step: int) -> None:
         """Forget what was logged after `step`; call it when going on from a checkpoint of `step`."""
         kept = [json.dumps(line) for line in read_metrics(self.metrics_path) if line["step"] <= step]
-        with atomic_path(self.metrics_path) as path:
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        write_text(self.metrics_path, "".join(line + "\n" for line in kept))
         self._curves.forget_after(step)
 
     def add_audio(self, step: int, tag: str, audio: ArrayLike, sample_rate: int) -> None:
@@ -316,8 +315,7 @@ class Run:
 
     def _write_text(self, name: str, text: str) -> Path:
         target = self._inside(name)
-        with atomic_path(target) as path:
-            path.write_text(text, encoding="utf-8")
+        write_text(target, text)
         return target
 
     def _inside(self, name: str) -> Path:

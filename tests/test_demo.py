@@ -244,17 +244,22 @@ def test_what_cannot_be_evaluated_is_refused_before_the_training(tmp_path, monke
         demo.run_demo(config, run)
 
 
-def test_the_demo_compares_with_the_sampling_that_it_trains_with(tmp_path, monkeypatch):
-    played = []
-    monkeypatch.setattr(demo, "finetune", lambda *_: {})
-    monkeypatch.setattr(demo, "evaluate", lambda config, _: played.extend(config.policies) or {})
-    monkeypatch.setattr(demo, "closing_lines", lambda *_: [])
-    sampling = Sampling(temperature=0.9, guidance=2.0)
-    config = DemoConfig(finetune=replace(DemoConfig().finetune, sampling=sampling))
+def _played(config, tmp_path, monkeypatch):
+    """Run the demo in `tmp_path / "r"` without training or playing; return the policies that it would compare."""
+    found = []
+    monkeypatch.setattr(demo, "finetune", lambda *_: {"rollouts": 1})
+    monkeypatch.setattr(demo, "evaluate", lambda config, _: found.extend(config.policies) or {})
     with Run.create(tmp_path / "r", command="demo", config=asdict(config), seed=0, quiet=True) as run:
         (tmp_path / "r/report.txt").write_text("")
         (tmp_path / "r/metrics.json").write_text('{"paired_differences": []}')
         demo.run_demo(config, run)
+    return found
+
+
+def test_the_demo_compares_with_the_sampling_that_it_trains_with(tmp_path, monkeypatch):
+    sampling = Sampling(temperature=0.9, guidance=2.0)
+    config = DemoConfig(finetune=replace(DemoConfig().finetune, sampling=sampling))
+    played = _played(config, tmp_path, monkeypatch)
     decoders = [policy for policy in played if isinstance(policy, dict)]
     assert [policy["label"] for policy in decoders] == ["mle", "ppo", "ppo_shipped"]
     assert all(policy["temperature"] == 0.9 and policy["guidance"] == 2.0 for policy in decoders)
@@ -263,27 +268,15 @@ def test_the_demo_compares_with_the_sampling_that_it_trains_with(tmp_path, monke
 def test_the_demo_of_another_decoder_has_no_shipped_policy_beside_it(tmp_path, monkeypatch):
     codec = create_from_spec(registry.codecs, "spectral")
     save_decoder(tmp_path / "mine.safetensors", load_decoder(None, codec), codec.version, {})
-    played = []
-    monkeypatch.setattr(demo, "finetune", lambda *_: {"rollouts": 1})
-    monkeypatch.setattr(demo, "evaluate", lambda config, _: played.extend(config.policies) or {})
     config = DemoConfig(finetune=replace(DemoConfig().finetune, checkpoint=str(tmp_path / "mine.safetensors")))
-    with Run.create(tmp_path / "r", command="demo", config=asdict(config), seed=0, quiet=True) as run:
-        (tmp_path / "r/report.txt").write_text("")
-        (tmp_path / "r/metrics.json").write_text('{"paired_differences": []}')
-        demo.run_demo(config, run)
+    played = _played(config, tmp_path, monkeypatch)
     assert [policy["label"] for policy in played if isinstance(policy, dict)] == ["mle", "ppo"]
 
 
 @pytest.mark.parametrize("songs", [10, 20])
 def test_the_demo_leaves_the_random_stem_out_where_one_song_is_held_out(tmp_path, monkeypatch, songs):
-    played = []
-    monkeypatch.setattr(demo, "finetune", lambda *_: {"rollouts": 1})
-    monkeypatch.setattr(demo, "evaluate", lambda config, _: played.extend(config.policies) or {})
     config = DemoConfig(finetune=replace(DemoConfig().finetune, corpus={"name": "band", "songs": songs}))
-    with Run.create(tmp_path / "r", command="demo", config=asdict(config), seed=0, quiet=True) as run:
-        (tmp_path / "r/report.txt").write_text("")
-        (tmp_path / "r/metrics.json").write_text('{"paired_differences": []}')
-        demo.run_demo(config, run)
+    played = _played(config, tmp_path, monkeypatch)
     assert ("random_stem" in played) == (songs == 20)
     said = "random_stem needs another song's stem" in (tmp_path / "r/report.txt").read_text()
     assert said == (songs == 10)

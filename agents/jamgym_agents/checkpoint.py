@@ -13,6 +13,7 @@ import torch
 from jamgym.checkpoint import load_tensors, save_tensors
 from jamgym.codec import Codec
 from jamgym.errors import CheckpointError, unknown_name_message
+from jamgym.files import is_bare_name
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.eight_bit import from_eight_bits, to_eight_bits
 
@@ -56,9 +57,9 @@ def load_decoder(path: str | Path | None, codec: Codec) -> AccompanimentDecoder:
         label = f"the shipped decoder {name!r}"
         with as_file(files("jamgym_agents") / "assets" / SHIPPED[name]) as shipped:
             tensors, metadata = load_tensors(shipped)
-    elif isinstance(name, str) and Path(name).name == name and not Path(name).suffix and not Path(name).exists():
+    elif is_bare_name(name) and not Path(name).exists():
         raise CheckpointError(
-            f"{unknown_name_message('decoder', name, SHIPPED)} Or give the path of a decoder.safetensors."
+            f"{unknown_name_message('decoder', label, SHIPPED)} Or give the path of a decoder.safetensors."
         )
     else:
         tensors, metadata = load_tensors(Path(name))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jamgym.audio import within_full_scale
@@ -18,7 +18,7 @@ from jamgym.codec import Codec
 from jamgym.corpus import Split
 from jamgym.episode import EpisodeSource
 from jamgym.errors import ConfigError
-from jamgym.files import atomic_path
+from jamgym.files import write_text
 from jamgym.playback import Backlog, LatePolicy, Salvage
 from jamgym.policy import Policy
 from jamgym.ranges import check_at_least
@@ -180,7 +180,7 @@ def prepare(config: EvaluationConfig) -> tuple[EpisodeSource, list[RewardModel],
     """
     source = make_source(config)
     make_env(config, source, config.t_f, config.k)
-    return source, make_metrics(config), make_policies(config, source.codec, source)
+    return source, make_metrics(config.metrics), make_policies(config, source.codec, source)
 
 
 def make_source(config: EvaluationConfig) -> EpisodeSource:
@@ -190,13 +190,13 @@ def make_source(config: EvaluationConfig) -> EpisodeSource:
     return EpisodeSource(corpus, codec, config.split, config.frames, config.instruments, max_songs=config.max_songs)
 
 
-def make_metrics(config: EvaluationConfig) -> list[RewardModel]:
-    """Return the reward models, as measures.
+def make_metrics(specs: Sequence[Spec]) -> list[RewardModel]:
+    """Return the reward models of `specs`, as measures.
 
     Raises:
         ConfigError: Two of them have one name, or an argument is wrong.
     """
-    metrics: list[RewardModel] = [create_from_spec(rewards, spec) for spec in config.metrics]
+    metrics: list[RewardModel] = [create_from_spec(rewards, spec) for spec in specs]
     check_distinct(metrics)
     for metric in metrics:
         freeze(metric)  # what learns or counts is for training; a measure stays the same
@@ -278,8 +278,3 @@ def report(comparison: Comparison) -> str:
     stream = io.StringIO()
     Console(file=stream, width=150, color_system=None).print(rich_table(comparison))
     return "\n".join([stream.getvalue().rstrip(), "", *sentences(comparison), *comparison.left_out]) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

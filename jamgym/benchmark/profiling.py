@@ -23,7 +23,7 @@ from jamgym.codec import Codec
 from jamgym.corpus import Split
 from jamgym.episode import Episode, EpisodeSource
 from jamgym.errors import ConfigError
-from jamgym.files import atomic_path
+from jamgym.files import write_text
 from jamgym.latency import CostLatency
 from jamgym.latency_trace import write_trace
 from jamgym.policy import Policy
@@ -235,8 +235,7 @@ def _write_tables(
     text = "\n".join([title, "", *plain_table(header, body), "", *said, hint]) + "\n"
     markdown = "\n".join([f"# {title}", "", *markdown_grid(header, body), "", *said]) + "\n"
     for name, content in (("report.txt", text), ("table.md", markdown)):
-        with atomic_path(Path(run.folder) / name) as path:
-            path.write_text(content, encoding="utf-8")
+        write_text(run.folder / name, content)
 
 
 def _option(name: str, path: Path) -> str:

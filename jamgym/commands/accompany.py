@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,19 +11,20 @@ import numpy as np
 
 from jamgym.audio import read_audio, within_full_scale
 from jamgym.benchmark.call_times import CallTimes, summarise
+from jamgym.benchmark.evaluation import make_metrics
 from jamgym.benchmark.plots import plot_episode
 from jamgym.benchmark.profiling import call_seconds
-from jamgym.benchmark.runner import check_distinct, decode_played, score_metric
+from jamgym.benchmark.runner import decode_played, score
 from jamgym.codec import Audio, Codec
 from jamgym.corpus import INSTRUMENTS, Song, Split, Stem, active
 from jamgym.episode import EpisodeSource
 from jamgym.errors import AudioError, ConfigError, unknown_name_message
-from jamgym.files import atomic_path
+from jamgym.files import write_text
 from jamgym.policy import Policy
-from jamgym.registry import codecs, policies, rewards
+from jamgym.ranges import check_between
+from jamgym.registry import codecs, policies
 from jamgym.reward import RewardModel
-from jamgym.reward_learning import freeze
-from jamgym.specs import create_from_spec
+from jamgym.specs import Spec, create_from_spec
 from jamgym.timing import Timing
 from jamgym.vector_env import AccompanimentVectorEnv
 
@@ -81,10 +81,7 @@ class AccompanyConfig:
     def __post_init__(self) -> None:
         if self.instrument not in INSTRUMENTS:
             raise ConfigError(unknown_name_message("instrument class", self.instrument, INSTRUMENTS))
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and low <= value <= high):
-                raise ConfigError(f"{name} is {value}; it must be from {low:g} to {high:g}.")
+        check_between(self, RANGES)
 
 
 class OneSong:
@@ -128,7 +125,7 @@ def accompany(config: AccompanyConfig, run: Run) -> dict[str, float]:
         KeyboardInterrupt: Somebody pressed Ctrl-C.
     """
     codec: Codec = create_from_spec(codecs, config.codec)
-    metrics = make_metrics(config.metrics)
+    metrics = audible_metrics(config.metrics)
     source = make_source(config, codec)
     env = make_env(config, source)
     policy = make_policy(config, codec, source, run.seed)
@@ -145,12 +142,13 @@ def accompany(config: AccompanyConfig, run: Run) -> dict[str, float]:
     env.close()
     played = decode_played([record], codec)[0]
     whole = [metric for metric in metrics if len(played) >= metric.min_window_seconds * codec.sample_rate]
-    scores = {metric.name: float(score_metric(metric, [record], codec, [played])[0]) for metric in whole}
+    found = {name: float(values[0]) for name, values in score([record], whole, codec, [played]).items()}
+    scores, late = {metric.name: found[metric.name] for metric in whole}, found["late_frames"]
     mix = episode.heard + played * np.float32(10.0 ** (config.gain_db / 20.0))
     for name, audio in (("heard", episode.heard), ("played", played), ("mix", mix)):
         run.write_audio(f"{name}.wav", within_full_scale(audio), codec.sample_rate)
     plot_episode(record, codec, played, run.folder / "played.png", policy.name)
-    calls, late = summarise(np.array(times), env.timing), float(np.mean(record.lateness != 0))
+    calls = summarise(np.array(times), env.timing)
     figures = {
         **scores,
         "late_frames": late,
@@ -166,19 +164,17 @@ def accompany(config: AccompanyConfig, run: Run) -> dict[str, float]:
         f"Listen: {run.folder / 'mix.wav'} (beside it heard.wav and played.wav)",
         f"Look: {run.folder / 'played.png'}",
     ]
-    with atomic_path(run.folder / "report.txt") as path:
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(run.folder / "report.txt", "\n".join(lines) + "\n")
     return figures
 
 
-def make_metrics(specs: Sequence[str | dict[str, Any]]) -> list[RewardModel]:
-    """Return the rewards, as measures.
+def audible_metrics(specs: Sequence[Spec]) -> list[RewardModel]:
+    """Return the rewards, as measures that need nothing but what is heard and played.
 
     Raises:
         ConfigError: One of them needs what is not known of an audio file, or two have one name.
     """
-    metrics: list[RewardModel] = [create_from_spec(rewards, spec) for spec in specs]
-    check_distinct(metrics)
+    metrics = make_metrics(specs)
     for metric in metrics:
         missing = sorted({"target", "truth"} & set(metric.needs))
         if missing:
@@ -186,7 +182,6 @@ def make_metrics(specs: Sequence[str | dict[str, Any]]) -> list[RewardModel]:
                 f"Reward {metric.name!r} needs {' and '.join(missing)}, and of an audio file neither the stem that "
                 "belongs there nor its chords and beats are known. `jamgym rewards` lists what each reward needs."
             )
-        freeze(metric)
     return metrics
 
 

@@ -15,7 +15,7 @@ from jamgym.benchmark.labels import labelled_specs, with_checkpoints, without_ot
 from jamgym.benchmark.statistics import FEWEST_SONGS, too_few
 from jamgym.corpus import INSTRUMENTS
 from jamgym.errors import ConfigError
-from jamgym.files import atomic_path
+from jamgym.files import write_text
 from jamgym.run import Run
 from jamgym_agents.finetuning import finetune
 from jamgym_agents.ppo.settings import FinetuneConfig
@@ -138,11 +138,8 @@ def run_demo(config: DemoConfig, run: Run) -> dict[str, float]:
     figures = evaluate(evaluation, run)
     text = (run.folder / "report.txt").read_text(encoding="utf-8")
     differences = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))["paired_differences"]
-    with atomic_path(run.folder / "report.txt") as path:
-        path.write_text(
-            "\n".join([text, *omitted.values(), *closing_lines(differences, learnt, run.folder)]) + "\n",
-            encoding="utf-8",
-        )
+    lines = [text, *omitted.values(), *closing_lines(differences, learnt, run.folder)]
+    write_text(run.folder / "report.txt", "\n".join(lines) + "\n")
     return figures
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jamgym.audio import audio_info
 from jamgym.benchmark.file_scores import FileScores, score_files
-from jamgym.files import atomic_path, plain
+from jamgym.files import plain, write_text
 from jamgym.registry import rewards
 from jamgym.specs import create_from_spec
 
@@ -75,8 +75,7 @@ def write(found: FileScores, config: ScoreConfig) -> list[Path]:
     folder = Path(str(config.out))
     files = {"heard": config.heard, "played": config.played, "target": config.target}
     text = json.dumps(plain({**found.as_json(), "spec": config.reward, "files": files}), indent=2) + "\n"
-    with atomic_path(folder / "scores.json") as path:
-        path.write_text(text, encoding="utf-8")
+    write_text(folder / "scores.json", text)
     return [folder / "scores.json", plot_scores(found, folder / "scores.png")]
 
 

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jamgym.audio import within_full_scale
 from jamgym.codec import Codec
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.mle.token_data import TokenBatch
@@ -55,5 +56,4 @@ def live_mix(decoder: AccompanimentDecoder, codec: Codec, batch: TokenBatch, t_f
     played = play_live(decoder, first.heard, first.instrument, t_f, k)
     decoder.train(training)
     codes = torch.cat([first.heard, played]).cpu().numpy().astype(np.int16)
-    mix = codec.decode(codes).sum(0)
-    return np.asarray(mix / max(1.0, float(np.abs(mix).max())), dtype=np.float32)
+    return within_full_scale(codec.decode(codes).sum(0))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from jamgym.benchmark.labels import file_stem
 from jamgym.errors import ConfigError
-from jamgym.files import RunError, plain
+from jamgym.files import RunError, is_bare_name, plain
 
 if TYPE_CHECKING:
     from jamgym.run import Run
@@ -56,17 +56,12 @@ class Player:
         found: dict[str, Any] = {"spec": plain(self.spec), "network": self.network}
         checkpoint = self.spec.get("checkpoint") if isinstance(self.spec, Mapping) else None
         # The name of a decoder that comes with the package is no path, and its weights are hashed in `network`.
-        if checkpoint is not None and not (self.network and _is_bare_name(checkpoint)):
+        if checkpoint is not None and not (self.network and is_bare_name(checkpoint)):
             try:
                 found["checkpoint_sha256"] = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
             except OSError as error:
                 raise RunError(f"Could not read the checkpoint {checkpoint}: {error.strerror or error}.") from error
         return found
-
-
-def _is_bare_name(checkpoint: object) -> bool:
-    """Whether `checkpoint` is a word with neither folder nor ending."""
-    return isinstance(checkpoint, str) and Path(checkpoint).name == checkpoint and not Path(checkpoint).suffix
 
 
 class CellStore:

@@ -22,7 +22,6 @@ from jamgym.benchmark.evaluation import (
     make_metrics,
     make_source,
     playable_specs,
-    write_text,
 )
 from jamgym.benchmark.grid.cells import CellStore, Player, Scores
 from jamgym.benchmark.grid.plots import plot_grid
@@ -31,7 +30,7 @@ from jamgym.benchmark.grid.results import GridResults
 from jamgym.benchmark.runner import decode_played, play, score
 from jamgym.episode import Episode, EpisodeSource
 from jamgym.errors import ConfigError
-from jamgym.files import digest
+from jamgym.files import digest, write_text
 from jamgym.policy import Policy
 from jamgym.registry import policies
 from jamgym.reward import RewardModel
@@ -72,7 +71,7 @@ def evaluate_grid(config: EvaluationConfig, run: Run) -> dict[str, float]:
     for ahead in t_f:
         # Impossible timing is refused before the songs are encoded.
         live.append([make_env(config, source, ahead, size).timing.playable_live for size in k][0])
-    metrics = make_metrics(config)
+    metrics = make_metrics(config.metrics)
     players = make_players(config, source)
     episodes = source.fixed(config.episodes, config.seed)
     usable, omitted = usable_metrics(metrics, episodes)
