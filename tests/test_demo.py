@@ -291,3 +291,10 @@ def test_the_demo_has_one_seed_and_its_own_policies():
     DemoConfig(replace(recipe, seed=3), replace(comparison, seed=3), seed=3)
     with pytest.raises(ConfigError, match="policies are its own"):
         DemoConfig(evaluation=replace(comparison, policies=("silence", "decoder")))
+
+
+def test_the_demo_refuses_a_set_of_future_visibilities():
+    with pytest.raises(
+        ConfigError, match=r"finetune.t_f is \[-50, -25\], but the demo .* one t_f. Use `jamgym finetune`"
+    ):
+        DemoConfig(finetune=replace(DemoConfig().finetune, t_f=(-50, -25)))

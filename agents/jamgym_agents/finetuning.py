@@ -8,7 +8,7 @@ resumed run meets the same ones and ends with the same figures.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,12 @@ from jamgym.playback import ON_TIME
 from jamgym.reward import RewardModel
 from jamgym.reward_learning import learn_from, load_reward_state, reward_state
 from jamgym.wrappers.pause_clock import PauseClock
-from jamgym_agents.decoder import DecoderConfig
+from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
 from jamgym_agents.ppo.settings import FinetuneConfig, actor_rate
 
 if TYPE_CHECKING:
+    from jamgym.record import EpisodeRecord
     from jamgym.run import Run
 
 _KIND = "finetune"
@@ -71,6 +72,8 @@ class RolloutCallback(BaseCallback):
         model, config, records = self._model, self._config, self.locals["records"]
         self.scores.append(float(np.mean([record.rewards.sum() for record in records])))
         self.logger.record("rollout/score", self.scores[-1])
+        for t_f, score in scores_by_visibility(records).items():
+            self.logger.record(f"rollout/score_tf{t_f}", score)
         self.logger.record("rollout/late_share", float(np.mean([(r.status != ON_TIME).mean() for r in records])))
         for name in records[0].components:
             mean = float(np.mean([record.components[name] for record in records]))
@@ -91,6 +94,14 @@ class RolloutCallback(BaseCallback):
         over = self._config.max_minutes is not None and minutes > self._config.max_minutes
         # A rollout that is cut is played anew after a resume, so it is dropped, not trained on.
         return not (self._run.stop_requested or over)
+
+
+def scores_by_visibility(records: Sequence[EpisodeRecord]) -> dict[int, float]:
+    """Return the mean score of the episodes of each t_f; nothing if all have the same one."""
+    scores: dict[int, list[float]] = {}
+    for record in records:
+        scores.setdefault(record.timing.t_f, []).append(float(record.rewards.sum()))
+    return {} if len(scores) < 2 else {t_f: float(np.mean(scores[t_f])) for t_f in sorted(scores)}
 
 
 def reseed(model: SequencePPO, seed: int) -> None:
@@ -124,15 +135,23 @@ def make_env(config: FinetuneConfig) -> Any:
     return JamgymSB3VecEnv(AccompanimentVectorEnv(config.envs, split="train", **settings))
 
 
-def make_model(config: FinetuneConfig, env: Any, architecture: DecoderConfig | None = None) -> SequencePPO:
-    """Return the PPO model at its start; with an `architecture`, one whose weights are still to be put in."""
+def make_model(config: FinetuneConfig, env: Any, state: Mapping[str, Any] | None = None) -> SequencePPO:
+    """Return the PPO model at its start; for a run that goes on from `state`, one to put its weights into."""
     from jamgym_agents.checkpoint import load_decoder, new_decoder
 
     codec = env.get_attr("codec")[0]
-    decoder = load_decoder(config.checkpoint, codec) if architecture is None else new_decoder(architecture, codec)
+
+    def loaded_or_new(path: str | None, part: str) -> AccompanimentDecoder:
+        # A run goes on without the decoders that it started from, which may be gone by now. Old states need them.
+        sizes = None if state is None else state.get(part)
+        return load_decoder(path, codec) if sizes is None else new_decoder(DecoderConfig(**sizes), codec)
+
+    decoder = loaded_or_new(config.checkpoint, "architecture")
+    reference = None if config.reference is None else loaded_or_new(config.reference, "reference_architecture")
     return SequencePPO(
         env,
         decoder,
+        reference,
         learning_rate=lambda remaining: actor_rate(remaining, config),
         critic_learning_rate=config.critic_learning_rate,
         episodes_per_batch=config.episodes_per_batch,
@@ -171,9 +190,7 @@ def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
     path = run.folder / "checkpoint.safetensors"
     expect = {"kind": _KIND, "codec": codec.version}
     state = load_state(path, expect=expect) if path.exists() else None
-    # A run goes on without the decoder that it started from, which may be gone by now. Older checkpoints need it.
-    architecture = None if state is None else state.get("architecture")
-    model = make_model(config, env, None if architecture is None else DecoderConfig(**architecture))
+    model = make_model(config, env, state)
     scores: list[float] = []
     if state is not None:
         model.policy.decoder.load_state_dict(state["decoder"])
@@ -201,6 +218,7 @@ def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
                 "critic": model.policy.critic.state_dict(),
                 "optimizer": model.policy.optimizer.state_dict(),
                 "reference": model.reference.state_dict(),
+                "reference_architecture": asdict(model.reference.config),
                 "rollouts": model.rollouts,
                 "num_timesteps": model.num_timesteps,
                 "kl_scale": model.kl_scale,

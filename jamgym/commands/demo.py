@@ -76,6 +76,11 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if self.evaluation.grid.given:
             raise ConfigError("The demo compares at one t_f and k; measure a grid with `jamgym evaluate` afterwards.")
+        if not isinstance(self.finetune.t_f, int):
+            raise ConfigError(
+                f"finetune.t_f is {list(self.finetune.t_f)}, but the demo trains and compares at one t_f. Use `jamgym "
+                "finetune`, and then `jamgym evaluate` with --grid.t_f."
+            )
         _refuse_overridden(self)
 
 

@@ -17,7 +17,10 @@ def buffer(envs=2, chunks=3, k=2, gamma=0.5, gae_lambda=1.0):
 def record(frames, status=None, code=1):
     episode = SimpleNamespace(input_codes=np.full((frames, 1), 2, dtype=np.int16), instrument=code)
     status = np.ones(frames, dtype=np.int8) if status is None else np.array(status, dtype=np.int8)
-    return SimpleNamespace(episode=episode, played_codes=np.full((frames, 1), code, np.int16), status=status)
+    timing = SimpleNamespace(t_f=-frames)
+    return SimpleNamespace(
+        episode=episode, played_codes=np.full((frames, 1), code, np.int16), status=status, timing=timing
+    )
 
 
 def fill(target, rewards, values=None):
@@ -57,6 +60,7 @@ def test_short_and_late_episodes():
     made.finish([record(6, [2, 1, 1, 1, 1, 1]), record(3)], np.zeros(2))
     assert made.batch.token_mask.int().tolist() == [[0, 0, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]
     assert made.batch.chunk_mask.int().tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert made.batch.t_f.tolist() == [-6, -3]
     assert torch.isfinite(made.batch.advantages).all() and made.batch.advantages[1, 2] == 0
     assert made.batch.instrument.tolist() == [1, 1] and made.batch.heard[1, 3:].sum() == 0
 

@@ -15,13 +15,13 @@ from jamgym.config import config_from_mapping
 from jamgym.errors import CheckpointError, ConfigError, JamgymError, RewardError
 from jamgym.run import Run
 from jamgym.testing import ToyCodec, ToyReward
-from jamgym_agents.checkpoint import load_decoder
+from jamgym_agents.checkpoint import load_decoder, save_decoder
 from jamgym_agents.finetuning import RolloutCallback, finetune
 from jamgym_agents.ppo.buffer import EpisodeBuffer
 from jamgym_agents.ppo.sequence_ppo import SequencePPO
 from jamgym_agents.ppo.settings import FinetuneConfig, actor_rate
 
-from .helpers import finetune_config
+from .helpers import finetune_config, tiny_decoder
 
 
 class FailsLater(ToyReward):
@@ -323,6 +323,49 @@ def test_a_run_goes_on_without_its_start_and_with_a_new_rate_of_the_critic(tmp_p
     )
     figures = train(replace(config, rollouts=2, critic_learning_rate=0.25), tmp_path / "run", resume=True)
     assert figures["rollouts"] == 2 and rates == [0.25]
+
+
+def test_a_run_with_a_reference_of_another_size_goes_on_without_either_file(config, tmp_path):
+    (tmp_path / "start").mkdir()
+    other = tmp_path / "other.safetensors"
+    save_decoder(other, tiny_decoder(seed=3, dim=16), ToyCodec().version, {})
+    settings = {"reference": str(other), "kl_reference": 0.1}
+    config = finetune_config(tmp_path / "start", **settings)
+    train(config, tmp_path / "whole")
+    assert all(
+        json.loads(line)["train/kl_reference"] > 1e-2
+        for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()
+    )
+    train(config, tmp_path / "run", before=stop_after(18))
+    other.unlink()
+    (tmp_path / "start/start.safetensors").unlink()
+    train(config, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_set_of_future_visibilities_is_scored_one_by_one(config, tmp_path):
+    train(replace(config, t_f=(-10, -5), envs=8), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    both = [line for line in lines if "rollout/score_tf-10" in line]
+    assert both and all(
+        min(line["rollout/score_tf-10"], line["rollout/score_tf-5"])
+        <= line["rollout/score"]
+        <= max(line["rollout/score_tf-10"], line["rollout/score_tf-5"])
+        for line in both
+    )
+    assert not any("score_tf" in name for line in map(json.loads, one_view_lines(config, tmp_path)) for name in line)
+
+
+def one_view_lines(config, tmp_path):
+    train(replace(config, rollouts=1), tmp_path / "one")
+    return (tmp_path / "one/metrics.jsonl").read_text().splitlines()
+
+
+def test_sets_are_read_from_yaml_and_a_set_without_meaning_is_refused(config, tmp_path):
+    assert config_from_mapping(FinetuneConfig, {"t_f": [-50, -25]}).t_f == (-50, -25)
+    assert config_from_mapping(FinetuneConfig, {"t_f": -12}).t_f == -12
+    with pytest.raises(ConfigError, match="t_f is empty"):
+        train(replace(config, t_f=()), tmp_path / "run")
 
 
 def steps_of(folder):

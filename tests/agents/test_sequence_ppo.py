@@ -127,6 +127,28 @@ def test_without_learning_the_ratio_is_one_for_an_oracle_too(seen, seconds):
     check_ratio_one(seen, 2, 1e-4)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_every_episode_is_recomputed_under_its_own_view(seen, bf16):
+    env = vec_env(8, t_f=[-10, -3, 6], allow_lookahead=True)
+    model = learn(make_ppo(env, learning_rate=0.0, n_epochs=2, bf16=bf16))
+    assert set(model.rollout_buffer.batch.t_f.tolist()) == {-10, -3, 6}
+    check_ratio_one(seen, 8, 2e-2 if bf16 else 1e-4)
+
+
+def test_a_reference_of_another_size_is_what_the_policy_is_held_to():
+    other = tiny_decoder(seed=5, dim=16)
+    model = make_ppo(vec_env(4), learning_rate=0.0, reference=other, kl_teacher=0.1, teacher_t_f=-5)
+    logged = log_of(model)
+    learn(model)
+    # The same view and no guidance: the teacher is the reference, so both divergences are from `other`.
+    assert logged["train/kl_reference"] > 1e-2 and logged["train/kl_teacher"] > 1e-2
+    batch = model.rollout_buffer.batch
+    with torch.no_grad():
+        held, own = (model._log_probs(decoder, batch)[0] for decoder in (other, model.policy.decoder))
+    mask = batch.token_mask.unsqueeze(-1).expand_as(batch.played)
+    assert logged["train/kl_reference"] == pytest.approx(float(losses.exact_kl(own, held)[mask].mean()), rel=1e-3)
+
+
 def test_the_teacher_hears_nothing_behind_the_end_of_a_song():
     model = make_ppo(vec_env(2, seconds=0.8, frames=40), learning_rate=0.0)
     learn(model)
@@ -240,7 +262,7 @@ def test_the_value_of_a_truncated_end_is_that_of_the_terminal_observation():
             assert found["last"][row] == 0.0
             continue
         # The state after the last chunk: one frame more, seen through the mask of the call that would come next.
-        length, k, t_f = record.episode.frames, model.k, model.t_f
+        length, k, t_f = record.episode.frames, model.k, record.timing.t_f
         calls = -(-length // k)
         heard = torch.zeros(1, calls * k + 1, 2, dtype=torch.int64)
         heard[0, :length] = torch.from_numpy(record.episode.input_codes.astype(np.int64))
@@ -366,12 +388,12 @@ def test_save_and_load_of_stable_baselines3_keep_working(tmp_path):
         model.policy.state_dict().items(), loaded.policy.state_dict().values(), strict=True
     ):
         assert torch.equal(before, after), name
-    assert (loaded.rollouts, loaded.k, loaded.t_f) == (model.rollouts, model.k, model.t_f)
+    assert (loaded.rollouts, loaded.k) == (model.rollouts, model.k)
     learn(loaded)
     assert loaded.rollouts == model.rollouts + 1
 
 
-@pytest.mark.parametrize("t_f", [-10, 0])
+@pytest.mark.parametrize("t_f", [-10, 0, (-10, 0)])
 @pytest.mark.parametrize("how", ["load", "set_env"])
 def test_a_model_goes_on_with_the_view_of_its_new_environment(seen, tmp_path, t_f, how):
     model = learn(make_ppo(vec_env(4), learning_rate=0.0))
@@ -382,7 +404,7 @@ def test_a_model_goes_on_with_the_view_of_its_new_environment(seen, tmp_path, t_
     else:
         model.set_env(env)
     learn(model)
-    assert model.t_f == t_f
+    assert set(model.rollout_buffer.batch.t_f.tolist()) == ({t_f} if isinstance(t_f, int) else set(t_f))
     check_ratio_one(seen, 4, 1e-4)
 
 
@@ -394,7 +416,7 @@ class OtherCodec(ToyCodec):
     ("settings", "match"),
     [
         ({"frames": 40}, "calls per episode 8, but this model was made for 5"),
-        ({"t_f": [-5, -3]}, "one t_f a run"),
+        ({"k": [1, 5]}, "one k a run"),
         ({"codec": OtherCodec()}, "codec 'another', but this model was made for"),
     ],
 )
@@ -455,7 +477,7 @@ def test_a_policy_alone_is_not_saved(tmp_path):
         ({"action": "audio"}, "action='tokens'"),
         ({"backlog": "skip"}, "backlog='queue'"),
         ({"late_policy": "stall"}, "stall"),
-        ({"t_f": [-5, -3]}, "one t_f a run"),
+        ({"k": [1, 5]}, "one k a run"),
         ({"k": [1, 5]}, "one k a run"),
     ],
 )

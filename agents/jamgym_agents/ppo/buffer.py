@@ -27,6 +27,7 @@ class EpisodeBatch:
         frames: `(B,)` frames of each episode; what lies behind them is padding, which nobody ever heard.
         played: `(B, T, Q)` codes that were played.
         instrument: `(B,)`.
+        t_f: `(B,)` future visibility that each episode was played with, in frames.
         log_probs: `(B, T, Q)` under the policy that played.
         token_mask: `(B, T)` frames whose tokens are trained: the episode's own, in chunks that were
             played whole. A chunk with a late frame was heard other than it was drawn, so its
@@ -41,6 +42,7 @@ class EpisodeBatch:
     frames: Tensor
     played: Tensor
     instrument: Tensor
+    t_f: Tensor
     log_probs: Tensor
     token_mask: Tensor
     chunk_mask: Tensor
@@ -140,6 +142,7 @@ class EpisodeBuffer(RolloutBuffer):
             frames=torch.from_numpy(exists.sum(1)),
             played=torch.from_numpy(played),
             instrument=torch.tensor([record.episode.instrument for record in records]),
+            t_f=torch.tensor([int(record.timing.t_f) for record in records]),
             log_probs=torch.from_numpy(self.log_probs),
             token_mask=torch.from_numpy(exists & whole),
             chunk_mask=chunk_mask,

@@ -22,18 +22,23 @@ def check_settings(settings: EnvSettings) -> None:
             )
     if settings.late_policy == "stall":
         raise ConfigError("SequencePPO needs frames that keep their place, so not late_policy='stall'. Use 'silence'.")
-    for name in ("t_f", "k"):
-        if len(as_set(getattr(settings, name))) > 1:
-            raise ConfigError(
-                f"SequencePPO trains one {name} a run, but the environment draws from {getattr(settings, name)}. "
-                "Sets of latency models are fine."
-            )
+    if len(as_set(settings.k)) > 1:
+        raise ConfigError(
+            f"SequencePPO trains one k a run, but the environment draws from {settings.k}: where all rows step "
+            "together, those with a large k would wait for the others. Sets of t_f and of latency models are fine."
+        )
+
+
+def rollout_shape(env: VecEnv) -> tuple[int, int]:
+    """Return the frames per call of `env` and the calls of its longest episode, which are the same at every t_f."""
+    base = env.get_attr("simulation")[0].conditions.base
+    return int(base.k), int(base.num_calls)
 
 
 def check_fits(env: VecEnv, k: int, calls: int, codec_version: str) -> None:
     """Refuse an environment that a model with this chunk size, rollout and codec cannot go on with.
 
-    Another t_f is fine, another k, length or codec is not.
+    Other t_f are fine, another k, length or codec is not.
 
     Args:
         env: The environment.
@@ -45,8 +50,8 @@ def check_fits(env: VecEnv, k: int, calls: int, codec_version: str) -> None:
         ConfigError: Names what differs.
     """
     check_settings(env.get_attr("settings")[0])
-    timing, codec = env.get_attr("timing")[0], env.get_attr("codec")[0]
-    found = {"k": int(timing.k), "calls per episode": int(timing.num_calls), "codec": codec.version}
+    found_k, found_calls = rollout_shape(env)
+    found = {"k": found_k, "calls per episode": found_calls, "codec": env.get_attr("codec")[0].version}
     wanted = {"k": k, "calls per episode": calls, "codec": codec_version}
     for name, value in found.items():
         if value != wanted[name]:

@@ -7,6 +7,7 @@ What differs from `stable_baselines3.PPO`, and why:
 - Ratios are clipped per token: the joint ratio of a chunk of k * Q tokens leaves any clip range at once.
 - Advantages are whitened once per rollout over the chunks that exist, not per minibatch.
 - The value of a truncated episode's end comes from its terminal observation.
+- Each episode is recomputed through the mask of its own t_f, so one run may draw t_f from a set.
 - A frozen reference, seen through the same mask (KL to the start) or through a wider one (KL to the
   look-ahead teacher), keeps the policy musical; both are exact over the vocabulary.
 """
@@ -23,6 +24,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -30,7 +32,7 @@ from jamgym.errors import ConfigError, JamgymError, unknown_name_message
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.ppo import losses
 from jamgym_agents.ppo.buffer import EpisodeBatch, EpisodeBuffer
-from jamgym_agents.ppo.environment import check_fits, check_settings
+from jamgym_agents.ppo.environment import check_fits, check_settings, rollout_shape
 from jamgym_agents.ppo.policy import DecoderActorCritic
 from jamgym_agents.ppo.teacher_forcing import episode_log_probs, with_log_probs
 from jamgym_agents.sampling import Sampling
@@ -51,9 +53,9 @@ class SequencePPO(PPO):
     """Fine-tunes a decoder on an accompaniment environment.
 
     Args:
-        env: A `JamgymSB3VecEnv` in observation mode "new". Another one may follow (`set_env`, `load`), of another
-            t_f too.
-        decoder: The start policy; a frozen copy of it is the reference.
+        env: A `JamgymSB3VecEnv` in observation mode "new". `set_env` and `load` take another one, of other t_f too.
+        decoder: The start policy.
+        reference: The frozen decoder that the KL terms hold on to, which may have another size; None takes the start.
         learning_rate: Of the actor; a float or a schedule of the remaining progress.
         critic_learning_rate: Of the critic.
         episodes_per_batch: Episodes per minibatch.
@@ -93,6 +95,7 @@ class SequencePPO(PPO):
         self,
         env: VecEnv,
         decoder: AccompanimentDecoder | None = None,
+        reference: AccompanimentDecoder | None = None,
         learning_rate: Any = 5e-5,
         critic_learning_rate: float = 1e-3,
         episodes_per_batch: int = 8,
@@ -132,9 +135,9 @@ class SequencePPO(PPO):
             super().__init__(DecoderActorCritic, env, device=device, _init_setup_model=False)  # type: ignore[arg-type]
             return
         check_settings(env.get_attr("settings")[0])
-        timing = env.get_attr("timing")[0]
         codec = env.get_attr("codec")[0]
-        self.k, self.t_f, self.codec_version = int(timing.k), int(timing.t_f), codec.version
+        self.codec_version = codec.version
+        self.k, calls = rollout_shape(env)
         self.teacher_t_f, self.teacher_guidance, self.teacher_kl = teacher_t_f, teacher_guidance, teacher_kl
         self.kl_reference, self.kl_teacher, self.kl_target = kl_reference, kl_teacher, kl_target
         self.kl_scale = 1.0
@@ -145,13 +148,13 @@ class SequencePPO(PPO):
         self.bf16 = bf16
         self.episodes_per_batch = episodes_per_batch
         self.rollouts = 0
-        self.reference = copy.deepcopy(decoder).eval().requires_grad_(False)
+        self.reference = copy.deepcopy(decoder if reference is None else reference).eval().requires_grad_(False)
         super().__init__(
             DecoderActorCritic,  # type: ignore[arg-type]
             env,
             learning_rate=learning_rate,
-            n_steps=timing.num_calls,
-            batch_size=timing.num_calls * env.num_envs,
+            n_steps=calls,
+            batch_size=calls * env.num_envs,
             n_epochs=n_epochs,
             gamma=gamma,
             gae_lambda=gae_lambda,
@@ -184,7 +187,6 @@ class SequencePPO(PPO):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.env is not None:
             check_fits(self.env, self.k, self.n_steps, self.codec_version)
-            self.t_f = int(self.env.get_attr("timing")[0].t_f)
         return super()._setup_learn(*args, **kwargs)
 
     @classmethod
@@ -257,24 +259,28 @@ class SequencePPO(PPO):
         return np.where(truncated, values, 0.0).astype(np.float32)
 
     def _log_probs(
-        self, decoder: AccompanimentDecoder, batch: EpisodeBatch, t_f: int, sampling: Sampling | None = None
+        self,
+        decoder: AccompanimentDecoder,
+        batch: EpisodeBatch,
+        t_f: int | None = None,
+        sampling: Sampling | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return `episode_log_probs` of a decoder; a sampling of None is that of the rollout."""
-        return episode_log_probs(decoder, batch, t_f, self.k, sampling or self.sampling, self.bf16)
+        """Return `episode_log_probs` of a decoder; t_f and sampling are those of the rollout where they are None."""
+        ahead = batch.t_f if t_f is None else torch.full_like(batch.t_f, t_f)
+        return episode_log_probs(decoder, batch, ahead, self.k, sampling or self.sampling, self.bf16)
 
     def train(self) -> None:
         """Update actor and critic on the last rollout."""
         self.policy.set_training_mode(False)  # dropout stays off: the ratio has to start at 1
-        buffer, optimizer = self.rollout_buffer, self.policy.optimizer
-        rate = self.lr_schedule(self._current_progress_remaining)
-        optimizer.param_groups[0]["lr"] = rate
+        buffer, rate = self.rollout_buffer, self.lr_schedule(self._current_progress_remaining)
+        self.policy.optimizer.param_groups[0]["lr"] = rate
         actor_learns = self.rollouts >= self.critic_warm_up
         clip = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
         figures: dict[str, list[float]] = {}
         if self.bf16 and buffer.batch is not None:
             buffer.batch = with_log_probs(
                 buffer.batch,
-                lambda part: self._log_probs(self.policy.decoder, part, self.t_f)[0],
+                lambda part: self._log_probs(self.policy.decoder, part)[0],
                 self.episodes_per_batch,
             )
         for _ in range(self.n_epochs):
@@ -287,22 +293,17 @@ class SequencePPO(PPO):
         if self.kl_target is not None and actor_learns:
             error = np.clip(means["kl_reference"] / self.kl_target - 1, -0.2, 0.2)
             self.kl_scale *= float(1 + 0.1 * error)
-        returns, values = buffer.returns, buffer.values
         valid = np.arange(buffer.buffer_size) < buffer.lengths[:, None]
-        variance = float(returns[valid].var())
-        explained = 1 - float((returns[valid] - values[valid]).var()) / variance if variance > 0 else 0.0
-        for name, value in means.items():
+        explained = np.nan_to_num(explained_variance(buffer.values[valid], buffer.returns[valid]))
+        trained = float(buffer.batch.token_mask.float().mean()) if buffer.batch else 0.0
+        shown = {"explained_variance": float(explained), "learning_rate": rate, "kl_scale": self.kl_scale}
+        for name, value in (means | shown | {"rollouts": self.rollouts, "trained_tokens": trained}).items():
             self.logger.record(f"train/{name}", value)
-        self.logger.record("train/explained_variance", explained)
-        self.logger.record("train/learning_rate", rate)
-        self.logger.record("train/kl_scale", self.kl_scale)
-        self.logger.record("train/rollouts", self.rollouts)
-        self.logger.record("train/trained_tokens", float(buffer.batch.token_mask.float().mean()) if buffer.batch else 0)
         self.logger.dump(self.rollouts)
 
     def _update(self, batch: EpisodeBatch, clip: float, actor_learns: bool) -> dict[str, float]:
         frames, codebooks = batch.played.shape[1:]
-        log_p, hidden = self._log_probs(self.policy.decoder, batch, self.t_f)
+        log_p, hidden = self._log_probs(self.policy.decoder, batch)
         chosen = log_p.gather(-1, batch.played.unsqueeze(-1)).squeeze(-1)
         mask = batch.token_mask.unsqueeze(-1).expand(-1, -1, codebooks)
         advantages = losses.chunks_to_tokens(batch.advantages, self.k, frames, codebooks)
@@ -312,7 +313,7 @@ class SequencePPO(PPO):
         spread = losses.masked_mean(losses.entropy(log_p), mask)
         loss = policy_loss - self.ent_coef * spread
         with torch.no_grad():
-            reference, _ = self._log_probs(self.reference, batch, self.t_f)
+            reference, _ = self._log_probs(self.reference, batch)
         kl = losses.masked_mean(losses.exact_kl(log_p, reference), mask)
         loss = loss + self.kl_scale * self.kl_reference * kl
         figures["kl_reference"] = kl.detach()

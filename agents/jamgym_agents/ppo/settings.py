@@ -23,7 +23,9 @@ class FinetuneConfig:
         codec: Codec name, or a mapping with `name` and its arguments.
         reward: Reward name, or a mapping with `name` and its arguments; never the judge, nor a mixture with it.
         checkpoint: Decoder to start from: a file, or the name of a shipped one, "mle" or "ppo"; None takes "mle".
-        t_f: Future visibility in frames.
+        reference: Decoder that stays frozen and that both KL terms hold on to, as `checkpoint`; None takes the start.
+        t_f: Future visibility in frames, or a list from which each episode draws its own, for one policy for several
+            latencies.
         k: Frames per call.
         frames: Frames per episode.
         latency: Latency model, "none" or a mapping with `name` and its arguments, or a list of them from which each
@@ -45,9 +47,9 @@ class FinetuneConfig:
         gae_lambda: Trace decay per chunk.
         clip_range: Of the ratio per token.
         ent_coef: Weight of the entropy bonus.
-        kl_reference: Weight of KL(policy || start policy).
+        kl_reference: Weight of KL(policy || reference).
         kl_teacher: Weight of the KL to the look-ahead teacher.
-        teacher_t_f: Future visibility of the teacher.
+        teacher_t_f: Future visibility of the teacher, which is the reference.
         teacher_guidance: Guidance of the teacher, so that the policy can learn to play as with guidance without it.
         teacher_kl: "forward": KL(teacher || policy), so that the policy covers what the teacher would play after any
             future that may come; "reverse": KL(policy || teacher), so that it keeps to what fits all of them; "both":
@@ -68,7 +70,8 @@ class FinetuneConfig:
     codec: str | dict[str, Any] = "spectral"
     reward: str | dict[str, Any] = "coherence"
     checkpoint: str | None = None
-    t_f: int = -25
+    reference: str | None = None
+    t_f: int | tuple[int, ...] = -25
     k: int = 5
     frames: int = 250
     latency: str | dict[str, Any] | tuple[str | dict[str, Any], ...] = field(

@@ -14,21 +14,21 @@ from jamgym_agents.sampling import Sampling, guide, transform
 
 
 def episode_log_probs(
-    decoder: AccompanimentDecoder, batch: EpisodeBatch, t_f: int, k: int, sampling: Sampling, bf16: bool
+    decoder: AccompanimentDecoder, batch: EpisodeBatch, t_f: Tensor, k: int, sampling: Sampling, bf16: bool
 ) -> tuple[Tensor, Tensor]:
     """Return log-probabilities `(B, T, Q, V)` and hidden states `(B, T, C)`, teacher-forced.
 
     Args:
         decoder: Whose.
         batch: Episodes.
-        t_f: Future visibility in frames.
+        t_f: `(B,)` future visibility in frames: that of the episodes, or a teacher's.
         k: Frames per chunk.
         sampling: The distribution; with guidance, a second pass hears nothing.
         bf16: Compute matrix products in bfloat16.
     """
     logits, hidden = _logits(decoder, batch, t_f, k, bf16)
     if sampling.guided:
-        unconditional, _ = _logits(decoder, batch, -batch.played.shape[1], k, bf16)
+        unconditional, _ = _logits(decoder, batch, torch.full_like(t_f, -batch.played.shape[1]), k, bf16)
         logits = guide(logits, unconditional, sampling.guidance)
     return transform(logits, sampling), hidden
 
@@ -53,15 +53,16 @@ def with_log_probs(
     return replace(batch, log_probs=torch.cat(parts))
 
 
-def _logits(decoder: AccompanimentDecoder, batch: EpisodeBatch, t_f: int, k: int, bf16: bool) -> tuple[Tensor, Tensor]:
-    count = len(batch.played)
+def _logits(
+    decoder: AccompanimentDecoder, batch: EpisodeBatch, t_f: Tensor, k: int, bf16: bool
+) -> tuple[Tensor, Tensor]:
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         _, hidden = decoder.trunk(
             batch.heard,
             batch.played,
             batch.instrument,
-            torch.full((count,), t_f),
-            torch.full((count,), k),
+            t_f,
+            torch.full_like(t_f, k),
             exist=batch.frames,
         )
         return decoder.depth_logits(hidden, batch.played), hidden
