@@ -80,7 +80,7 @@ class RolloutCallback(BaseCallback):
             self.logger.record(f"rollout/reward/{name}", mean)
         reward, codec = reward_of(self.training_env), self.training_env.get_attr("codec")[0]
         # It has scored this rollout; what it learns from it counts from the next one on.
-        figures = learn_from(reward, records, codec, np.random.default_rng(streams(model, config.seed)[3]))
+        figures = learn_from(reward, records, codec, np.random.default_rng(streams(config.seed, model.rollouts)[3]))
         for name, value in figures.items():
             self.logger.record(f"reward/{name}", value)
         self.reward_state = reward_state(reward)
@@ -106,18 +106,26 @@ def scores_by_visibility(records: Sequence[EpisodeRecord]) -> dict[int, float]:
 
 def reseed(model: SequencePPO, seed: int) -> None:
     """Give songs, latencies, sampling and minibatch order the seed of the coming rollout."""
-    songs, sampling, order = (int(child.generate_state(1)[0]) for child in streams(model, seed)[:3])
+    songs, sampling, order, _ = streams(seed, model.rollouts)
     if model.env is None:
         raise ConfigError("The model has no environment.")
     model.env.seed(songs % 2**31)
     model._last_obs = model.env.reset()  # type: ignore[assignment]
     model.policy.player.seed(sampling)
     model.batch_generator.manual_seed(order)
+    # At its end, the rows begin episodes that are thrown away. As these are those of the next rollout, which are drawn
+    # again then, no song is loaded and encoded for nothing.
+    following = streams(seed, model.rollouts + 1)[0] % 2**31
+    simulation = model.env.get_attr("simulation")[0]
+    for row in range(model.env.num_envs):
+        simulation.seed(row, following + row)
 
 
-def streams(model: SequencePPO, seed: int) -> list[np.random.SeedSequence]:
-    """Return the seeds of the coming or current rollout: songs, sampling, minibatches and the reward's learning."""
-    return np.random.SeedSequence([seed, model.rollouts]).spawn(4)
+def streams(seed: int, rollout: int) -> tuple[int, int, int, int]:
+    """Return the seeds of a rollout: songs, sampling, minibatches and the reward's learning."""
+    children = np.random.SeedSequence([seed, rollout]).spawn(4)
+    songs, sampling, order, learning = (int(child.generate_state(1)[0]) for child in children)
+    return songs, sampling, order, learning
 
 
 def reward_of(env: Any) -> RewardModel | None:

@@ -368,6 +368,21 @@ def test_sets_are_read_from_yaml_and_a_set_without_meaning_is_refused(config, tm
         train(replace(config, t_f=()), tmp_path / "run")
 
 
+def test_the_episodes_that_a_rollout_ends_with_are_those_of_the_next(config, tmp_path, monkeypatch):
+    ended, begun = [], []
+    original = RolloutCallback._on_rollout_start
+
+    def look(self):
+        if self._model.rollouts:
+            ended.append([(e.song_id, e.target_name, e.start_frame) for e in self._model.env.get_attr("episodes")[0]])
+        original(self)
+        begun.append([(e.song_id, e.target_name, e.start_frame) for e in self._model.env.get_attr("episodes")[0]])
+
+    monkeypatch.setattr(RolloutCallback, "_on_rollout_start", look)
+    train(replace(config, rollouts=4), tmp_path / "run")
+    assert ended == begun[1:] and len(set(map(tuple, begun))) == 4
+
+
 def steps_of(folder):
     return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
