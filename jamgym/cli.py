@@ -111,8 +111,8 @@ def run_command(command: Command, argv: Sequence[str]) -> int:
     from jamgym.commands.parsing import parse
 
     config_class, program = command.load()
-    if command.positional and argv and not argv[0].startswith("-"):
-        argv = [f"--{command.positional}", *argv]
+    if command.positional:
+        argv = with_name(command.positional, argv)
     folder, base = (None, None) if command.quick else _resumed(command.name, argv)
     name = " ".join(["jamgym", command.name, command.positional.upper()]).rstrip()
     try:
@@ -123,6 +123,16 @@ def run_command(command: Command, argv: Sequence[str]) -> int:
         print(program(request.config))
         return 0
     return _run_in_folder(command, request, program, folder)
+
+
+def with_name(name: str, argv: Sequence[str]) -> list[str]:
+    """Return `argv` with --`name` before the word that stands for itself: the first one, or one behind the options."""
+    if argv and not argv[0].startswith("-"):
+        return [f"--{name}", *argv]
+    value = len(argv) > 1 and argv[-2].startswith("--") and "=" not in argv[-2]  # the last word belongs to an option
+    if argv and not value and not argv[-1].startswith("-"):
+        return [f"--{name}", argv[-1], *argv[:-1]]
+    return list(argv)
 
 
 def _run_in_folder(

@@ -454,3 +454,21 @@ def test_every_command_has_help_with_documented_settings(command, capsys):
     for example in command.examples:
         together = command.distributed and example.startswith("torchrun ") and f" jamgym.cli {command.name} " in example
         assert together or f"{example} ".startswith(f"jamgym {command.name} ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["a.wav"], ["--audio", "a.wav"]),
+        (["a.wav", "--seconds", "1"], ["--audio", "a.wav", "--seconds", "1"]),
+        (["--seconds", "1", "a.wav"], ["--audio", "a.wav", "--seconds", "1"]),
+        (["--seconds=1", "a.wav"], ["--audio", "a.wav", "--seconds=1"]),
+        (["--t_f", "-25", "a.wav"], ["--audio", "a.wav", "--t_f", "-25"]),
+        (["--seconds", "1"], ["--seconds", "1"]),
+        (["--t_f", "-25"], ["--t_f", "-25"]),
+        (["--help"], ["--help"]),
+        ([], []),
+    ],
+)
+def test_a_word_by_itself_is_named_before_and_behind_the_options(argv, named):
+    assert cli.with_name("audio", argv) == named

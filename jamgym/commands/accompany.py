@@ -42,8 +42,8 @@ class AccompanyConfig:
     """Settings of `jamgym accompany`.
 
     Attributes:
-        audio: Audio file to play along with: WAV, FLAC, OGG, MP3 or AIFF, at any sample rate; may be given right after
-            `accompany`. Required.
+        audio: Audio file to play along with: WAV, FLAC, OGG, MP3 or AIFF, at any sample rate; may be given without its
+            name, first or last. Required.
         instrument: Class of the instrument that is played.
         policy: Who plays. If nothing else is given, the shipped decoder that was fine-tuned with PPO, with guidance,
             which adds to what PPO has learned.
