@@ -132,6 +132,19 @@ def test_calls_that_take_too_long_for_live_play_are_counted():
     assert "leaves (0.08 s)" in about_time(summarise(np.array([0.01]), tight), 0.0, tight, "silence")[0]
 
 
+def test_a_nearer_t_f_is_told_where_this_machine_would_keep_up():
+    timing = Timing(t_f=-10, k=5, hop_samples=640, sample_rate=16_000, frames=100)
+
+    def told(milliseconds):
+        times = summarise(np.full(50, milliseconds / 1000), timing)
+        return [line for line in about_time(times, 0.0, timing, "silence") if "--t_f" in line]
+
+    assert ["--t_f -3 as well" in line for line in told(60)] == [True]
+    assert ["--t_f -8 as well" in line for line in told(160)] == [True]
+    assert told(199.9) == []  # -10, which is what was played
+    assert told(201) == []  # longer than a chunk: no t_f would help
+
+
 def test_only_coherence_is_compared_with_a_random_stem():
     assert "random stem" in about_scores({"coherence": 0.3}, [])[0]
     assert about_scores({"level": 0.0}, ["coherence"]) == [

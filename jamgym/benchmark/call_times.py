@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,18 @@ def summarise(seconds: NDArray[np.float64], timing: Timing) -> CallTimes:
         budget_share=p99 / budget if budget > 0 else float("nan"),
         slow_calls=float(np.mean(seconds > min(budget, chunk))),
     )
+
+
+def nearest_live(p99_seconds: float, timing: Timing, margin: float = 2.0) -> int:
+    """Return the largest t_f whose latency budget is at least `margin` times `p99_seconds`.
+
+    Example:
+        >>> timing = Timing(t_f=-25, k=5, hop_samples=640, sample_rate=16000, frames=250)
+        >>> nearest_live(0.042, timing)  # frames of 40 ms
+        -3
+    """
+    needed = margin * p99_seconds * timing.sample_rate + timing.d_in + timing.d_out
+    return -math.ceil(needed / timing.hop_samples)
 
 
 def fit_cost(times: Mapping[int, NDArray[np.float64]]) -> CostLatency:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jamgym.audio import read_audio, within_full_scale
-from jamgym.benchmark.call_times import CallTimes, summarise
+from jamgym.benchmark.call_times import CallTimes, nearest_live, summarise
 from jamgym.benchmark.evaluation import make_metrics
 from jamgym.benchmark.plots import plot_episode
 from jamgym.benchmark.profiling import call_seconds
@@ -287,6 +287,12 @@ def about_time(calls: CallTimes, late: float, timing: Timing, late_policy: str) 
         lines = [
             f"{took}; {calls.slow_calls:.1%} of them took longer than live play leaves ({min(chunk, budget):.2f} s)."
         ]
+        nearest = nearest_live(calls.p99_seconds, timing)
+        if nearest > timing.t_f and calls.p99_seconds < chunk:
+            lines.append(
+                f"It would keep up at --t_f {nearest} as well, with half of the time to spare: the less has to be "
+                "guessed, the better it fits."
+            )
     if late:
         lines.append(f"With the latency that was asked for, {late:.1%} of the frames were late ({late_policy}).")
     return lines

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jamgym.benchmark.call_times import CallTimes, fit_cost, plain_table, rows, sentences, summarise
+from jamgym.benchmark.call_times import CallTimes, fit_cost, nearest_live, plain_table, rows, sentences, summarise
 from jamgym.errors import ConfigError
 from jamgym.latency import CostLatency
 from jamgym.timing import Timing
@@ -85,3 +87,11 @@ def test_the_table_is_in_milliseconds_and_says_what_is_late():
     assert said[2] == "Cost: 10 ms per call and 2 ms per frame, jitter sigma 0.100."
     assert "No cost.json" in sentences({1: times}, None)[-1]
     assert len({len(line) for line in plain_table(header, body)}) == 1
+
+
+@given(st.floats(1e-4, 3.0), st.floats(1.0, 5.0), st.integers(0, 2000), st.integers(0, 2000))
+def test_the_nearest_t_f_leaves_the_margin_and_the_next_one_does_not(seconds, margin, d_in, d_out):
+    shape = {"k": 5, "hop_samples": 640, "sample_rate": 16_000, "frames": 250, "d_in": d_in, "d_out": d_out}
+    found = nearest_live(seconds, Timing(t_f=-10, **shape), margin)
+    budgets = [Timing(t_f=found + step, **shape, allow_lookahead=True).budget / 16_000 for step in (0, 1)]
+    assert budgets[0] >= margin * seconds - 1e-9 and budgets[1] < margin * seconds + 1e-9
