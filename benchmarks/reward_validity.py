@@ -43,7 +43,7 @@ Scores = NDArray[np.float64]
 
 #: A learned reward, and what keeps an agent from its holes.
 GUARDED = "coherence"
-GUARDS = ("silence", "repetition", "copying", "level")
+GUARDS = ("silence", "repetition", "copying", "level", "flicker")
 DEFAULT = (
     GUARDED,
     "judge",

@@ -33,6 +33,7 @@ ATTACKS = (
     "truth_-40_dB",
     "truth_+12_dB",
     "truth_half_the_time",
+    "truth_in_shreds",
     "copy_of_input",
     "one_chord_held",
     "one_bar_looped",
@@ -114,6 +115,7 @@ def _attacks(
         "truth_-40_dB": true * 0.01,
         "truth_+12_dB": np.clip(true * 10 ** (12 / 20), -1.0, 1.0),
         "truth_half_the_time": true * (np.arange(len(true)) // rate % 2 == 0),
+        "truth_in_shreds": _shredded(true, rate, rng.spawn(1)[0]),  # what else is drawn stays as it was
         "copy_of_input": heard,
         "one_chord_held": _held_chord(np.flatnonzero(truth.chord_pitch_classes[0]), len(true), rate, level),
         "one_bar_looped": np.resize(bar, len(true)),
@@ -157,6 +159,15 @@ def _at_tempo(corpus: BandCorpus, song_id: str, target: str, start: float, speed
     audio = sample_bank().render(part.instrument, moved, round(SECONDS * corpus.sample_rate))
     level = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) + 1e-9
     return np.clip(audio * np.float32(10.0 ** (part.level_db / 20.0) / level), -1.0, 1.0)
+
+
+def _shredded(audio: Audio, rate: int, rng: np.random.Generator, frame: float = 0.04, within: float = 0.48) -> Audio:
+    """Return the frames of 40 ms in random order, within each half second or so: the right notes, none of them held."""
+    size, group = round(frame * rate), round(within / frame)
+    count = len(audio) // size // group * group
+    frames = audio[: count * size].reshape(-1, group, size)
+    order = rng.permuted(np.tile(np.arange(group), (len(frames), 1)), axis=1)
+    return np.concatenate([np.take_along_axis(frames, order[:, :, None], axis=1).ravel(), audio[count * size :]])
 
 
 def _held_chord(pitch_classes: NDArray[np.int64], samples: int, rate: int, level: float) -> NDArray[np.float64]:

@@ -151,6 +151,11 @@ def test_versions_are_what_their_names_say(monkeypatch):
         assert np.array_equal(played["copy_of_input"], case.heard)
         resting = played["truth_half_the_time"].reshape(12, 16000)
         assert np.array_equal(resting[::2], true.reshape(12, 16000)[::2]) and not resting[1::2].any()
+        shreds, frames = (played[name].reshape(-1, 640) for name in ("truth_in_shreds", "truth"))
+        for group in range(0, 300, 12):
+            left = {tuple(frame) for frame in frames[group : group + 12]}
+            assert left == {tuple(frame) for frame in shreds[group : group + 12]}
+        assert not np.array_equal(shreds, frames)
         assert played["truth_-40_dB"] == pytest.approx(true * 0.01) and not played["silence"].any()
         assert np.abs(played["tempo"] - true).max() > 0.01
 
