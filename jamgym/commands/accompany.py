@@ -48,7 +48,7 @@ class AccompanyConfig:
         policy: Who plays. If nothing else is given, the shipped decoder that was fine-tuned with PPO, with guidance,
             which adds to what PPO has learned.
         codec: Turns audio into codes.
-        t_f: Future visibility in frames, signed.
+        t_f: Future visibility in frames, signed. Nearer to 0 fits better, but may come too late on a slow machine.
         k: Frames per call.
         latency: How long calls take: a name, or a mapping with `name` and arguments.
         late_policy: What a late slot plays: silence, repeat, conceal or stall.
@@ -67,7 +67,7 @@ class AccompanyConfig:
         default_factory=lambda: {"name": "decoder", "checkpoint": "ppo", "guidance": 3.0}
     )
     codec: str | dict[str, Any] = "spectral"
-    t_f: int = -25
+    t_f: int = -12
     k: int = 5
     latency: str | dict[str, Any] = "none"
     late_policy: str = "silence"

@@ -191,8 +191,8 @@ def closing_lines(differences: list[Mapping[str, Any]], learnt: Mapping[str, flo
     lines = [f"{verdict(differences)} ({rollouts} rollouts of PPO on training songs.)"]
     if any(SHIPPED_LABEL in (row["a"], row["b"]) for row in differences):
         lines.append(
-            f"{SHIPPED_LABEL} comes with jamgym: what `jamgym finetune --config configs/finetune/long.yaml` made of "
-            "the same start in longer time. Play it with {name: decoder, checkpoint: ppo}."
+            f"{SHIPPED_LABEL} comes with jamgym: what `jamgym finetune` made of the same start in some hours, with "
+            "configs/finetune/long.yaml and then latencies.yaml. Play it with {name: decoder, checkpoint: ppo}."
         )
     board = Path(sys.executable).parent / "tensorboard"
     command = shlex.quote(os.path.relpath(board)) if board.exists() else "tensorboard"
