@@ -127,9 +127,13 @@ def run_command(command: Command, argv: Sequence[str]) -> int:
 
 def with_name(name: str, argv: Sequence[str]) -> list[str]:
     """Return `argv` with --`name` before the word that stands for itself: the first one, or one behind the options."""
+    if any(word.split("=")[0] == f"--{name}" for word in argv):
+        return list(argv)  # a second one is an error, and the parser says so
     if argv and not argv[0].startswith("-"):
         return [f"--{name}", *argv]
-    value = len(argv) > 1 and argv[-2].startswith("--") and "=" not in argv[-2]  # the last word belongs to an option
+    before = argv[-2] if len(argv) > 1 else ""
+    # Whether the last word belongs to an option.
+    value = before.startswith("--") and "=" not in before and before not in ("--quiet", "--resume")
     if argv and not value and not argv[-1].startswith("-"):
         return [f"--{name}", argv[-1], *argv[:-1]]
     return list(argv)

@@ -140,9 +140,15 @@ def test_a_nearer_t_f_is_told_where_this_machine_would_keep_up():
         return [line for line in about_time(times, 0.0, timing, "silence") if "--t_f" in line]
 
     assert ["--t_f -3 as well" in line for line in told(60)] == [True]
-    assert ["--t_f -8 as well" in line for line in told(160)] == [True]
-    assert told(199.9) == []  # -10, which is what was played
-    assert told(201) == []  # longer than a chunk: no t_f would help
+    assert ["--t_f -5 as well" in line for line in told(100)] == [True]
+    assert told(101) == []  # twice that is longer than a chunk: there is nothing to spare, whatever t_f
+    few_slow = summarise(np.array([0.02] * 995 + [0.4] * 5), timing)
+    assert few_slow.p99_seconds == 0.02
+    assert not any("--t_f" in line for line in about_time(few_slow, 0.0, timing, "silence"))
+    quick = summarise(np.full(50, 0.02), timing)
+    assert not any("--t_f" in line for line in about_time(quick, 0.0, timing, "silence", delayed=True))
+    tight = Timing(t_f=-1, k=5, hop_samples=640, sample_rate=16_000, frames=100)
+    assert not any("--t_f" in line for line in about_time(quick, 0.0, tight, "silence"))  # -1 is what was played
 
 
 def test_only_coherence_is_compared_with_a_random_stem():

@@ -106,7 +106,7 @@ def scores_by_visibility(records: Sequence[EpisodeRecord]) -> dict[int, float]:
 
 def reseed(model: SequencePPO, seed: int) -> None:
     """Give songs, latencies, sampling and minibatch order the seed of the coming rollout."""
-    songs, sampling, order, _ = streams(seed, model.rollouts)
+    songs, sampling, order = (number_of(child) for child in streams(seed, model.rollouts)[:3])
     if model.env is None:
         raise ConfigError("The model has no environment.")
     model.env.seed(songs % 2**31)
@@ -115,17 +115,20 @@ def reseed(model: SequencePPO, seed: int) -> None:
     model.batch_generator.manual_seed(order)
     # At its end, the rows begin episodes that are thrown away. As these are those of the next rollout, which are drawn
     # again then, no song is loaded and encoded for nothing.
-    following = streams(seed, model.rollouts + 1)[0] % 2**31
+    following = number_of(streams(seed, model.rollouts + 1)[0]) % 2**31
     simulation = model.env.get_attr("simulation")[0]
     for row in range(model.env.num_envs):
         simulation.seed(row, following + row)
 
 
-def streams(seed: int, rollout: int) -> tuple[int, int, int, int]:
+def streams(seed: int, rollout: int) -> list[np.random.SeedSequence]:
     """Return the seeds of a rollout: songs, sampling, minibatches and the reward's learning."""
-    children = np.random.SeedSequence([seed, rollout]).spawn(4)
-    songs, sampling, order, learning = (int(child.generate_state(1)[0]) for child in children)
-    return songs, sampling, order, learning
+    return np.random.SeedSequence([seed, rollout]).spawn(4)
+
+
+def number_of(stream: np.random.SeedSequence) -> int:
+    """Return a seed as a number, for generators that are not numpy's."""
+    return int(stream.generate_state(1)[0])
 
 
 def reward_of(env: Any) -> RewardModel | None:
@@ -154,12 +157,14 @@ def make_model(config: FinetuneConfig, env: Any, state: Mapping[str, Any] | None
         sizes = None if state is None else state.get(part)
         return load_decoder(path, codec) if sizes is None else new_decoder(DecoderConfig(**sizes), codec)
 
-    decoder = loaded_or_new(config.checkpoint, "architecture")
-    reference = None if config.reference is None else loaded_or_new(config.reference, "reference_architecture")
+    if state is not None and state.get("reference_name") != config.reference:
+        raise ConfigError(
+            f"reference is {config.reference!r}, but this run is held to {state.get('reference_name')!r} (None is its "
+            "start) and keeps that in its checkpoint. Leave it, or begin a new run with --checkpoint."
+        )
     return SequencePPO(
         env,
-        decoder,
-        reference,
+        loaded_or_new(config.checkpoint, "architecture"),
         learning_rate=lambda remaining: actor_rate(remaining, config),
         critic_learning_rate=config.critic_learning_rate,
         episodes_per_batch=config.episodes_per_batch,
@@ -178,6 +183,7 @@ def make_model(config: FinetuneConfig, env: Any, state: Mapping[str, Any] | None
         reward_scale=config.reward_scale,
         sampling=config.sampling,
         bf16=config.bf16,
+        reference=None if config.reference is None else loaded_or_new(config.reference, "reference_architecture"),
         seed=config.seed,
         stats_window_size=config.envs,
     )
@@ -227,6 +233,7 @@ def finetune(config: FinetuneConfig, run: Run) -> dict[str, float]:
                 "optimizer": model.policy.optimizer.state_dict(),
                 "reference": model.reference.state_dict(),
                 "reference_architecture": asdict(model.reference.config),
+                "reference_name": config.reference,
                 "rollouts": model.rollouts,
                 "num_timesteps": model.num_timesteps,
                 "kl_scale": model.kl_scale,

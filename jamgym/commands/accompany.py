@@ -159,7 +159,7 @@ def accompany(config: AccompanyConfig, run: Run) -> dict[str, float]:
     lines = [
         f"{described(config.policy)} played {config.instrument} along with {config.audio}: "
         f"{len(played) / codec.sample_rate:.2f} s at t_f = {config.t_f}, k = {config.k}.",
-        *about_time(calls, late, env.timing, config.late_policy),
+        *about_time(calls, late, env.timing, config.late_policy, config.latency != "none"),
         *about_scores(scores, [metric.name for metric in metrics if metric.name not in scores]),
         f"Listen: {run.folder / 'mix.wav'} (beside it heard.wav and played.wav)",
         f"Look: {run.folder / 'played.png'}",
@@ -274,7 +274,7 @@ def described(policy: str | Mapping[str, Any]) -> str:
     return f"{policy['name']} ({arguments})" if arguments else str(policy["name"])
 
 
-def about_time(calls: CallTimes, late: float, timing: Timing, late_policy: str) -> list[str]:
+def about_time(calls: CallTimes, late: float, timing: Timing, late_policy: str, delayed: bool = False) -> list[str]:
     """Return whether this machine keeps up with live play, and what came too late under the latency asked for."""
     chunk, budget = timing.seconds(timing.k * timing.hop_samples), timing.seconds(timing.budget)
     took = (
@@ -288,7 +288,8 @@ def about_time(calls: CallTimes, late: float, timing: Timing, late_policy: str) 
             f"{took}; {calls.slow_calls:.1%} of them took longer than live play leaves ({min(chunk, budget):.2f} s)."
         ]
         nearest = nearest_live(calls.p99_seconds, timing)
-        if nearest > timing.t_f and calls.p99_seconds < chunk:
+        keeps_up = calls.slow_calls == 0 and 2 * calls.p99_seconds <= chunk
+        if keeps_up and not delayed and nearest > timing.t_f:
             lines.append(
                 f"It would keep up at --t_f {nearest} as well, with half of the time to spare: the less has to be "
                 "guessed, the better it fits."

@@ -19,7 +19,8 @@ class ScoreConfig:
     """Settings of `jamgym rewards score`.
 
     Attributes:
-        reward: Reward name, or a mapping with `name` and its arguments; may be given right after `score`. Required.
+        reward: Reward name, or a mapping with `name` and its arguments; may be given without its name, first or last.
+            Required.
         heard: Audio file of what was heard: the others. Any sample rate; mono, stereo or more. Required.
         played: Audio file of what was played to it, from the same moment on. Required.
         target: Audio file of the stem that was replaced, for rewards that need it.

@@ -339,6 +339,9 @@ def test_a_run_with_a_reference_of_another_size_goes_on_without_either_file(conf
     train(config, tmp_path / "run", before=stop_after(18))
     other.unlink()
     (tmp_path / "start/start.safetensors").unlink()
+    for other_one in (None, "mle"):
+        with pytest.raises(ConfigError, match="reference is .* but this run is held to .*other.safetensors"):
+            train(replace(config, reference=other_one), tmp_path / "run", resume=True)
     train(config, tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 

@@ -478,7 +478,6 @@ def test_a_policy_alone_is_not_saved(tmp_path):
         ({"backlog": "skip"}, "backlog='queue'"),
         ({"late_policy": "stall"}, "stall"),
         ({"k": [1, 5]}, "one k a run"),
-        ({"k": [1, 5]}, "one k a run"),
     ],
 )
 def test_environments_that_one_pass_cannot_recompute_are_refused(setting, match):

@@ -8,7 +8,7 @@ What differs from `stable_baselines3.PPO`, and why:
 - Advantages are whitened once per rollout over the chunks that exist, not per minibatch.
 - The value of a truncated episode's end comes from its terminal observation.
 - Each episode is recomputed through the mask of its own t_f, so one run may draw t_f from a set.
-- A frozen reference, seen through the same mask (KL to the start) or through a wider one (KL to the
+- A frozen reference, seen through the same mask (KL to the start, say) or through a wider one (KL to the
   look-ahead teacher), keeps the policy musical; both are exact over the vocabulary.
 """
 
@@ -55,7 +55,6 @@ class SequencePPO(PPO):
     Args:
         env: A `JamgymSB3VecEnv` in observation mode "new". `set_env` and `load` take another one, of other t_f too.
         decoder: The start policy.
-        reference: The frozen decoder that the KL terms hold on to, which may have another size; None takes the start.
         learning_rate: Of the actor; a float or a schedule of the remaining progress.
         critic_learning_rate: Of the critic.
         episodes_per_batch: Episodes per minibatch.
@@ -78,6 +77,7 @@ class SequencePPO(PPO):
         bf16: Compute the update's matrix products in bfloat16; log-probabilities of the rollout are
             then recomputed in the same precision before the first step.
         max_grad_norm: Of the actor and of the critic, each for itself.
+        reference: The frozen decoder that the KL terms hold on to, which may have another size; None takes the start.
         policy: Ignored; stable-baselines3's `load` passes it.
         device: "cpu" or "auto", which is the same; other devices are not supported yet.
         **kwargs: Of `stable_baselines3.PPO`: tensorboard_log, verbose, seed, stats_window_size.
@@ -95,7 +95,6 @@ class SequencePPO(PPO):
         self,
         env: VecEnv,
         decoder: AccompanimentDecoder | None = None,
-        reference: AccompanimentDecoder | None = None,
         learning_rate: Any = 5e-5,
         critic_learning_rate: float = 1e-3,
         episodes_per_batch: int = 8,
@@ -116,6 +115,7 @@ class SequencePPO(PPO):
         sampling: Sampling | None = None,
         bf16: bool = False,
         max_grad_norm: float = 1.0,
+        reference: AccompanimentDecoder | None = None,
         policy: Any = None,
         device: torch.device | str = "cpu",
         _init_setup_model: bool = True,

@@ -25,7 +25,7 @@ class FinetuneConfig:
         checkpoint: Decoder to start from: a file, or the name of a shipped one, "mle" or "ppo"; None takes "mle".
         reference: Decoder that stays frozen and that both KL terms hold on to, as `checkpoint`; None takes the start.
         t_f: Future visibility in frames, or a list from which each episode draws its own, for one policy for several
-            latencies.
+            latencies. What `latency` makes late is not trained: with 0 in the list, let it be "none".
         k: Frames per call.
         frames: Frames per episode.
         latency: Latency model, "none" or a mapping with `name` and its arguments, or a list of them from which each
