@@ -110,15 +110,15 @@ class Streaming:
     """`StreamingDecoder` with a history.
 
     Args:
-        decoder: In eval mode.
+        stream: Which one.
         start: State of one row that it starts from.
         batch: Rows.
         k: Frames per call.
         seed: Of the sampling.
     """
 
-    def __init__(self, decoder: AccompanimentDecoder, start: DecoderState, batch: int, k: int, seed: int) -> None:
-        self.stream, self.start, self.batch, self.k = StreamingDecoder(decoder), start, batch, k
+    def __init__(self, stream: StreamingDecoder, start: DecoderState, batch: int, k: int, seed: int) -> None:
+        self.stream, self.start, self.batch, self.k = stream, start, batch, k
         self.generator = torch.Generator().manual_seed(seed)
         self.restart()
 

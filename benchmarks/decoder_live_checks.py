@@ -17,7 +17,6 @@ from jamgym import AccompanimentVectorEnv, EpisodeSource, Timing
 from jamgym.benchmark.profiling import call_seconds
 from jamgym.registry import codecs
 from jamgym.testing import ToyCorpus
-from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.decoder_policy import DecoderPolicy
 from jamgym_agents.streaming import DecoderState, StreamingDecoder
 
@@ -44,17 +43,17 @@ class Check:
         return cls(name, label, value, target, None if target is None else value <= target, at_most=True)
 
 
-def flat_cost(decoder: AccompanimentDecoder, name: str, label: str, args: argparse.Namespace) -> list[Check]:
+def flat_cost(stream: StreamingDecoder, name: str, label: str, args: argparse.Namespace) -> list[Check]:
     """Stream from the beginning and from ten minutes on, one row, call by call in turns, and compare.
 
     Both streams play on for 10 s, hearing what a call hears, and all their calls count. The later one has its history
     put into the state; nothing tells it from one that was streamed all the way but that its chunks were longer.
     """
     checks = []
+    decoder, clock = stream.decoder, CLOCKS[args.clock]
     span, longest = args.stream_seconds * FRAMES_PER_SECOND, max(CHUNKS)
     late = args.stream_history * FRAMES_PER_SECOND // longest * longest
     music = Music.random(decoder.config, 1, late + span, args.t_f, args.seed)
-    stream, clock = StreamingDecoder(decoder), CLOCKS[args.clock]
     filled = filled_state(stream, music, late, longest)
     # Without a window cost must grow; its figures are there to compare with.
     bounded = decoder.config.window is not None
@@ -97,7 +96,7 @@ def _call(
 def real_time(args: argparse.Namespace) -> list[Check]:
     """Play whole episodes with the shipped decoder, k = 1, and time the calls of its policy on the wall clock.
 
-    Plainly and with guidance, in turns.
+    Plainly and with guidance, in torch's operations and in compiled loops, in turns.
     """
     codec = codecs.create("spectral")
     timing = Timing.of(codec, t_f=args.t_f, k=1, frames=EPISODE_FRAMES)
@@ -106,7 +105,8 @@ def real_time(args: argparse.Namespace) -> list[Check]:
     source = EpisodeSource(corpus, codec, frames=EPISODE_FRAMES)
     env = AccompanimentVectorEnv(1, autoreset_mode="Disabled", source=source, reward=None, t_f=args.t_f, k=1)
     policies = {
-        name: DecoderPolicy(codec, k=1, t_f=args.t_f, seed=args.seed, guidance=guidance)
+        prefix + name: DecoderPolicy(codec, k=1, t_f=args.t_f, seed=args.seed, guidance=guidance, compiled=compiled)
+        for prefix, compiled in (("", False), ("compiled_", True))
         for name, guidance in (("", 1.0), ("guided_", 3.0))
     }
     times: dict[str, list[float]] = {name: [] for name in policies}
@@ -121,7 +121,8 @@ def real_time(args: argparse.Namespace) -> list[Check]:
         kept = np.array(called[1:])
         share, p99 = float(np.median(kept)) / frame, float(np.percentile(kept, 99))
         held = f"{1000 * p99:.1f} of {1000 * budget:.0f} ms"
-        label = "shipped decoder with guidance, k=1" if name else "shipped decoder, k=1"
+        how = [word for word in ("compiled", "guided") if word in name]
+        label = ", ".join(["shipped decoder", *how, "k=1"])
         checks += [
             Check.less(f"{name}share_of_real_time", f"{label}: share of the {1000 * frame:.0f} ms", share, 0.25),
             Check.less(

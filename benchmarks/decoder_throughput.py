@@ -7,7 +7,8 @@
 
 The references are described in `decoder_references.py`: (a) the same weights without any cache, (b) a decoder in the
 scheme of arXiv 2510.22105, which caches within a chunk. Both attend to the whole history, so `StreamingDecoder` is
-measured with its window, as it is shipped, and without one, which is like for like. The row "history for nothing" is
+measured with its window, as it is shipped, and without one, which is like for like; and with its window in compiled
+loops, which needs numba (the extra `fast`). The row "history for nothing" is
 (b) with a history of one frame: what its own k + Q - 1 steps take, and so the most that any way to remember the
 history could gain. All of them take turns of a few
 calls, with equal histories, on one machine. A ratio is the median over the turns of what the reference took by what
@@ -48,13 +49,17 @@ from measuring import CLOCKS, positive
 from rich.console import Console
 from rich.table import Table
 
+from jamgym_agents.compiled.streaming import CompiledStreamingDecoder
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.streaming import DecoderState, StreamingDecoder
 
 FRAMES_PER_SECOND = 25
-STREAMING, UNBOUNDED, REENCODING, FUSED = "streaming", "streaming_unbounded", "reencoding", "fused"
+COMPILED, STREAMING, UNBOUNDED = "streaming_compiled", "streaming", "streaming_unbounded"
+REENCODING, FUSED = "reencoding", "fused"
 FREE = "fused_free"
+OURS = (COMPILED, STREAMING, UNBOUNDED)
 LABELS = {
+    COMPILED: "StreamingDecoder, compiled",
     STREAMING: "StreamingDecoder",
     UNBOUNDED: "StreamingDecoder, no window",
     REENCODING: "(a) no cache",
@@ -107,7 +112,7 @@ def make_rows(records: dict[str, Record], k: int, batch: int, seconds: int) -> l
         times = 1000 * np.array(record.calls)
         middle = float(np.median(times)) if len(times) else None
         least = None if record.given_up is None else 1000 * record.given_up
-        ours = {other: ratio(record, records[other]) for other in (STREAMING, UNBOUNDED) if other in records}
+        ours = {other: ratio(record, records[other]) for other in OURS if other in records}
         rows.append(
             Row(
                 name=name,
@@ -119,7 +124,7 @@ def make_rows(records: dict[str, Record], k: int, batch: int, seconds: int) -> l
                 p99_ms=float(np.percentile(times, 99)) if len(times) else None,
                 at_least_ms=least,
                 frames_per_second=1000 * k * batch / (middle or least or np.inf),
-                ratios={} if name in (STREAMING, UNBOUNDED) else ours,
+                ratios={} if name in OURS else ours,
             )
         )
     return rows
@@ -139,17 +144,20 @@ class Grid:
         shape = (config.num_codebooks, config.cardinality, config.latent_dim)
         torch.manual_seed(args.seed)
         decoder = AccompanimentDecoder(config, torch.randn(shape, generator=generator)).eval()
-        self.decoders = {STREAMING: decoder}
+        self.streams: dict[str, StreamingDecoder] = {
+            COMPILED: CompiledStreamingDecoder(decoder),
+            STREAMING: StreamingDecoder(decoder),
+        }
+        self.whole_history = decoder
         if config.window is not None:
-            unbounded = AccompanimentDecoder(replace(config, window=None)).eval()
-            unbounded.load_state_dict(decoder.state_dict())
-            self.decoders[UNBOUNDED] = unbounded
-        self.whole_history = self.decoders.get(UNBOUNDED, decoder)
+            self.whole_history = AccompanimentDecoder(replace(config, window=None)).eval()
+            self.whole_history.load_state_dict(decoder.state_dict())
+            self.streams[UNBOUNDED] = StreamingDecoder(self.whole_history)
         # A state of one row serves all cells of its history.
         self.start = cache(self._start)
 
-    def _start(self, name: str, frames: int) -> DecoderState:
-        decoder, longest = self.decoders[name], max(self.args.k)
+    def _start(self, decoder: AccompanimentDecoder, frames: int) -> DecoderState:
+        longest = max(self.args.k)
         stream = StreamingDecoder(decoder)
         if decoder.config.window is None:
             # Room for all calls, so that none of them has to make it; with a window the memory stays as it is.
@@ -162,10 +170,10 @@ class Grid:
 
     def contestant(self, name: str, music: Music, frames: int, k: int) -> Streaming:
         """Return a `StreamingDecoder` whose next call starts at `frames` and hears k frames."""
-        decoder = self.decoders[name]
-        start = spread(self.start(name, frames), decoder, 1)
-        hear_until(StreamingDecoder(decoder), start, music, frames - k)
-        return Streaming(decoder, start, len(music.heard), k, self.args.seed)
+        stream = self.streams[name]
+        start = spread(self.start(stream.decoder, frames), stream.decoder, 1)
+        hear_until(stream, start, music, frames - k)
+        return Streaming(stream, start, len(music.heard), k, self.args.seed)
 
     def measure(self, k: int, batch: int, seconds: int) -> list[Row]:
         """Return the rows of one cell."""
@@ -174,7 +182,7 @@ class Grid:
         frames = seconds * FRAMES_PER_SECOND // k * k
         music = self.music(batch, frames)
         history = CodeHistory(music.heard[:, : music.visible(frames - k)], music.played, music.instrument)
-        contestants: dict[str, Contestant] = {name: self.contestant(name, music, frames, k) for name in self.decoders}
+        contestants: dict[str, Contestant] = {name: self.contestant(name, music, frames, k) for name in self.streams}
         contestants[REENCODING] = Reference(ReencodingDecoder(self.whole_history, args.t_f, k), history, args.seed)
         fused = FusedDecoder(config, args.t_f, k).eval()
         contestants[FUSED] = Reference(fused, history, args.seed)
@@ -294,11 +302,11 @@ def main(argv: list[str] | None = None) -> None:
             rows += grid.measure(k, batch, seconds)
     size = f"width {config.dim}, {config.layers} blocks, window {config.window}"
     title = f"{size}, t_f={args.t_f}, {args.threads} threads, {args.clock} clock; x: how many times as fast"
-    console.print(make_table(title, rows, list(grid.decoders)))
+    console.print(make_table(title, rows, list(grid.streams)))
     checks = speed_checks(rows)
     with console.status("streaming"):
-        for name, decoder in grid.decoders.items():
-            checks += flat_cost(decoder, name, LABELS[name], args)
+        for name, stream in grid.streams.items():
+            checks += flat_cost(stream, name, LABELS[name], args)
     with console.status("the shipped decoder in real time"):
         checks += real_time(args)
     console.print(check_table(checks))

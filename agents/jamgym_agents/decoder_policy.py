@@ -15,9 +15,10 @@ from jamgym.episode import Episode, EpisodeSource
 from jamgym.errors import ActionError, ConfigError
 from jamgym.playback import PLAYED_AS_EMITTED
 from jamgym_agents.checkpoint import load_decoder
+from jamgym_agents.compiled import make_stream
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.sampling import Sampling
-from jamgym_agents.streaming import Chunk, DecoderState, StreamingDecoder
+from jamgym_agents.streaming import Chunk, DecoderState
 
 
 def _column(values: NDArray[Any]) -> torch.Tensor:
@@ -41,6 +42,9 @@ class DecoderPolicy:
         top_k: Of the sampling; 0 keeps all.
         top_p: Of the sampling; 1 keeps all.
         guidance: Of the sampling; above 1, what is heard counts for more.
+        compiled: Whether frames are decoded in compiled loops, which takes a fraction of the time for few rows on
+            processor cores; None where they can be had. Needs the extra `fast`. Plays the same up to rounding, which
+            now and then decides what is drawn.
         name: Label for tables.
     """
 
@@ -59,6 +63,7 @@ class DecoderPolicy:
         top_k: int = 0,
         top_p: float = 1.0,
         guidance: float = 1.0,
+        compiled: bool | None = False,
         name: str = "decoder",
     ) -> None:
         self.name = name
@@ -67,7 +72,7 @@ class DecoderPolicy:
         self.chunk = k
         self.decoder = load_decoder(checkpoint, codec) if decoder is None else decoder
         self.sampling = Sampling(temperature, top_k, top_p, guidance)
-        self._stream = StreamingDecoder(self.decoder)
+        self._stream = make_stream(self.decoder, compiled)
         self._generator = torch.Generator().manual_seed(seed)
         self._state: DecoderState | None = None
         self.last_chunk: Chunk | None = None

@@ -67,7 +67,7 @@ def draw_frame(
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """Where M new frames of a stream stand, what they may look at, and where their keys go.
 
     Attributes:
@@ -84,11 +84,11 @@ class _View:
     sinks: slice
     rows: Tensor
 
-    def frame(self, index: int) -> _View:
+    def frame(self, index: int) -> View:
         """Return the view of one of the frames."""
         part = slice(index, index + 1)
         angles = self.angles[0][:, :, part], self.angles[1][:, :, part]
-        return _View(angles, self.bias[:, :, part], self.used, self.sinks, self.rows[:, :, part])
+        return View(angles, self.bias[:, :, part], self.used, self.sinks, self.rows[:, :, part])
 
 
 class StreamingDecoder:
@@ -118,7 +118,7 @@ class StreamingDecoder:
         positions = rows.heard.unsqueeze(1) + torch.arange(newest, device=codes.device)
         rows.keep_codes(positions, codes[:, :newest])
         x = self.decoder.embed_heard(self.decoder.frame_latents(codes[:, :newest]))
-        self._run(x, self._look(positions, rows, HEARD, extent), rows)
+        self._pass_heard(x, self._look(positions, rows, HEARD, extent), state)
         # What lies beyond a row's count was written too; the count hides it until it is overwritten.
         rows.heard += count
 
@@ -131,7 +131,6 @@ class StreamingDecoder:
         Raises:
             ValueError: k is below 1, or the state was made for guidance and the sampling has none, or the reverse.
         """
-        decoder = self.decoder
         if k < 1:
             raise ValueError(f"k is {k}; it must be at least 1")
         if sampling.guided != state.guided:
@@ -142,7 +141,29 @@ class StreamingDecoder:
         extent = state.make_room(k, PLAYED)
         positions = state.played.unsqueeze(1) + torch.arange(k, device=state.played.device)
         view = self._look(positions, state, PLAYED, extent)
-        aligned = self._aligned(positions, state)
+        codes, log_probs, first = self._decode(state, view, self._aligned(positions, state), k, sampling, generator)
+        state.played += k
+        return Chunk(codes, log_probs, first[: state.streams])
+
+    def _pass_heard(self, x: Tensor, view: View, state: DecoderState) -> None:
+        """Pass newly heard frames `(B, M, C)` of the rows that hear through all blocks, for their keys alone."""
+        self._run(x, view, state.listening())
+
+    def _decode(
+        self,
+        state: DecoderState,
+        view: View,
+        aligned: Tensor | None,
+        k: int,
+        sampling: Sampling,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode the k frames of `view`, given what is `_aligned` with them.
+
+        Returns:
+            Codes and their log-probabilities, and the hidden states `(R, C)` of all rows before the first frame.
+        """
+        decoder = self.decoder
         codes, log_probs, first = [], [], None
         for index in range(k):
             x = decoder.embed_played(state.last.unsqueeze(1), state.instrument)
@@ -158,8 +179,7 @@ class StreamingDecoder:
             codes.append(drawn)
             log_probs.append(scores)
         assert first is not None
-        state.played += k
-        return Chunk(torch.stack(codes, 1), torch.stack(log_probs, 1), first[: state.streams])
+        return torch.stack(codes, 1), torch.stack(log_probs, 1), first
 
     @torch.no_grad()
     def amend(self, state: DecoderState, played: Tensor, count: Tensor, emitted: Tensor) -> None:
@@ -199,15 +219,19 @@ class StreamingDecoder:
         state.last = state.all_rows(last)
 
     def _aligned(self, positions: Tensor, state: DecoderState) -> Tensor | None:
-        """Return what output frames at `positions` `(B, M)` are given of the input beside them, `(B, M, C)`."""
+        """Return `(B, M, C)`, what output frames at consecutive `positions` `(B, M)` are given of the input."""
         module = self.decoder.aligned
         if module is None:
             return None
-        places = module.places(positions)
-        latents = self.decoder.frame_latents(state.codes_of(places.clamp_min(0)))
-        return module(latents, places, state.heard.unsqueeze(1))
+        # Neighbours are given nearly the same frames, so each of them is looked up once.
+        width = module.past + module.frames
+        count = positions.shape[1] + width - 1
+        span = positions[:, :1] - module.past + torch.arange(count, device=positions.device)
+        latents = self.decoder.frame_latents(state.codes_of(span.clamp_min(0)))
+        windows = latents.unfold(1, width, 1).transpose(2, 3)
+        return module(windows, module.places(positions), state.heard.unsqueeze(1))
 
-    def _look(self, positions: Tensor, state: DecoderState, stream: int, extent: int) -> _View:
+    def _look(self, positions: Tensor, state: DecoderState, stream: int, extent: int) -> View:
         """Return the view of new frames of `stream` at consecutive `positions` `(B, M)`.
 
         Input frames attend to input frames up to themselves; output frames to outputs up to themselves and
@@ -227,9 +251,9 @@ class StreamingDecoder:
         used = slice(0, allowed.shape[2]) if stream == PLAYED else slice(HEARD, 2 * allowed.shape[2], 2)
         sinks = slice(config.sinks * seen.shape[1])
         angles = self.decoder.angles(positions, extent)
-        return _View(angles, additive(allowed).unsqueeze(1), used, sinks, state.rows_of(positions, stream))
+        return View(angles, additive(allowed).unsqueeze(1), used, sinks, state.rows_of(positions, stream))
 
-    def _run(self, x: Tensor, view: _View, state: DecoderState) -> Tensor:
+    def _run(self, x: Tensor, view: View, state: DecoderState) -> Tensor:
         """Pass new frames `(B, M, C)` through all blocks, writing their keys; returns `(B, M, C)`."""
         for layer, module in enumerate(self.decoder.blocks):
             block = cast(Block, module)

@@ -46,7 +46,7 @@ class AccompanyConfig:
             name, first or last. Required.
         instrument: Class of the instrument that is played.
         policy: Who plays. If nothing else is given, the shipped decoder that was fine-tuned with PPO, with guidance,
-            which adds to what PPO has learned.
+            which adds to what PPO has learned; in compiled loops, if the extra `fast` is installed.
         codec: Turns audio into codes.
         t_f: Future visibility in frames, signed. Nearer to 0 fits better, but may come too late on a slow machine.
         k: Frames per call.
@@ -64,7 +64,7 @@ class AccompanyConfig:
     audio: str
     instrument: str = "piano"
     policy: str | dict[str, Any] = field(
-        default_factory=lambda: {"name": "decoder", "checkpoint": "ppo", "guidance": 3.0}
+        default_factory=lambda: {"name": "decoder", "checkpoint": "ppo", "guidance": 3.0, "compiled": None}
     )
     codec: str | dict[str, Any] = "spectral"
     t_f: int = -12
@@ -128,7 +128,9 @@ def accompany(config: AccompanyConfig, run: Run) -> dict[str, float]:
     metrics = audible_metrics(config.metrics)
     source = make_source(config, codec)
     env = make_env(config, source)
-    policy = make_policy(config, codec, source, run.seed)
+    with run.progress(1, "getting ready") as progress:
+        policy = make_policy(config, codec, source, run.seed)
+        progress.advance(1)
     episode = source.crop(source.song_ids[0], config.instrument, 0)
     times = []
     with run.progress(env.timing.num_calls, "playing along") as progress:
@@ -270,7 +272,7 @@ def described(policy: str | Mapping[str, Any]) -> str:
     """
     if isinstance(policy, str):
         return policy
-    arguments = ", ".join(f"{key} {value}" for key, value in policy.items() if key != "name")
+    arguments = ", ".join(f"{key} {value}" for key, value in policy.items() if key != "name" and value is not None)
     return f"{policy['name']} ({arguments})" if arguments else str(policy["name"])
 
 

@@ -19,14 +19,15 @@ def clip(low, high):
     return max(low, min(high, FRAMES))
 
 
-def play(decoder, heard, t_f, k, delays, sampling, late=0.0, seed=0, capacity=4):
+def play(decoder, heard, t_f, k, delays, sampling, late=0.0, seed=0, capacity=4, make=StreamingDecoder):
     """Stream rows that begin `delays` calls later than the first; returns played codes and log-probabilities.
 
-    With `late`, that share of the frames is replaced after it was emitted, and the stream is amended.
+    With `late`, that share of the frames is replaced after it was emitted, and the stream is amended. `make` takes the
+    decoder and the capacity.
     """
     rows, generator = len(heard), torch.Generator().manual_seed(seed)
     chance = torch.Generator().manual_seed(seed + 1)
-    stream = StreamingDecoder(decoder, capacity)  # small, so that it has to grow
+    stream = make(decoder, capacity)  # small, so that it has to grow
     state = stream.initial_state(rows, sampling.guided)
     instrument = torch.arange(rows) % 5
     calls = -(-FRAMES // k)
