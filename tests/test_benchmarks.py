@@ -317,11 +317,11 @@ def test_decoder_throughput(tmp_path):
     assert "(a) no cache" in result.stdout and "met" in result.stdout
     report = json.loads(out.read_text())
     assert report["decoder"]["window"] == 20 and report["decoder"]["heads"] == 2
-    names = ["streaming", "streaming_unbounded", "reencoding", "fused", "fused_free"]
+    names = ["streaming_compiled", "streaming", "streaming_unbounded", "reencoding", "fused", "fused_free"]
     assert [row["name"] for row in report["rows"]] == 8 * names
     for row in report["rows"]:
         ours = row["name"].startswith("streaming")
-        assert set(row["ratios"]) == (set() if ours else {"streaming", "streaming_unbounded"})
+        assert set(row["ratios"]) == (set() if ours else {"streaming_compiled", "streaming", "streaming_unbounded"})
         assert row["frames_per_second"] > 0 and all(value > 0 for value in row["ratios"].values())
         if row["calls"]:
             assert row["median_ms"] <= row["p99_ms"] and row["at_least_ms"] is None and row["calls"] <= 2
@@ -329,7 +329,10 @@ def test_decoder_throughput(tmp_path):
             # Given up, not guessed.
             assert not ours and row["median_ms"] is None and row["at_least_ms"] >= 50
     checks = {check["name"]: check for check in report["checks"]}
-    assert {"streaming/fused/k1/batch1", "streaming/flat_cost/k1", "share_of_real_time", "p99_of_budget"} <= set(checks)
+    assert {
+        *("streaming/fused/k1/batch1", "streaming_compiled/fused/k1/batch1", "streaming/flat_cost/k1"),
+        *("share_of_real_time", "p99_of_budget", "compiled_guided_share_of_real_time"),
+    } <= set(checks)
     memory = checks["streaming/flat_memory/k5"]
     assert memory["met"] is True and memory["value"] == 1.0
     assert checks["streaming_unbounded/flat_cost/k1"]["met"] is None
