@@ -126,16 +126,16 @@ def run_command(command: Command, argv: Sequence[str]) -> int:
 
 
 def with_name(name: str, argv: Sequence[str]) -> list[str]:
-    """Return `argv` with --`name` before the word that stands for itself: the first one, or one behind the options."""
+    """Return `argv` with --`name` before the word that stands for itself: the first that is no option and no value."""
+    from jamgym.commands.parsing import FLAGS
+
     if any(word.split("=")[0] == f"--{name}" for word in argv):
         return list(argv)  # a second one is an error, and the parser says so
-    if argv and not argv[0].startswith("-"):
-        return [f"--{name}", *argv]
-    before = argv[-2] if len(argv) > 1 else ""
-    # Whether the last word belongs to an option.
-    value = before.startswith("--") and "=" not in before and before not in ("--quiet", "--resume")
-    if argv and not value and not argv[-1].startswith("-"):
-        return [f"--{name}", argv[-1], *argv[:-1]]
+    value = False
+    for index, word in enumerate(argv):
+        if not value and not word.startswith("-"):
+            return [f"--{name}", word, *argv[:index], *argv[index + 1 :]]
+        value = not value and word.startswith("--") and "=" not in word and word not in FLAGS
     return list(argv)
 
 

@@ -470,9 +470,11 @@ def test_every_command_has_help_with_documented_settings(command, capsys):
         (["--k", "5", "--resume", "a.wav"], ["--audio", "a.wav", "--k", "5", "--resume"]),
         (["--audio", "a.wav", "--k", "5", "b.wav"], ["--audio", "a.wav", "--k", "5", "b.wav"]),
         (["--audio=a.wav", "b.wav"], ["--audio=a.wav", "b.wav"]),
+        (["--seconds", "1", "a.wav", "--k", "5"], ["--audio", "a.wav", "--seconds", "1", "--k", "5"]),
+        (["--quiet", "a.wav", "b.wav"], ["--audio", "a.wav", "--quiet", "b.wav"]),
         (["--help"], ["--help"]),
         ([], []),
     ],
 )
-def test_a_word_by_itself_is_named_before_and_behind_the_options(argv, named):
+def test_a_word_by_itself_is_named_wherever_it_stands(argv, named):
     assert cli.with_name("audio", argv) == named

@@ -15,6 +15,8 @@ from jamgym.timing import Timing
 
 #: Times below the resolution of clocks count as this much where their logarithm is taken.
 _SHORTEST_SECONDS = 1e-9
+#: How many times a call's p99 fits into what live play leaves, where a machine keeps up for sure.
+MARGIN = 2.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def summarise(seconds: NDArray[np.float64], timing: Timing) -> CallTimes:
     )
 
 
-def nearest_live(p99_seconds: float, timing: Timing, margin: float = 2.0) -> int:
+def nearest_live(p99_seconds: float, timing: Timing, margin: float = MARGIN) -> int:
     """Return the largest t_f whose latency budget is at least `margin` times `p99_seconds`.
 
     Example:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jamgym.audio import read_audio, within_full_scale
-from jamgym.benchmark.call_times import CallTimes, nearest_live, summarise
+from jamgym.benchmark.call_times import MARGIN, CallTimes, nearest_live, summarise
 from jamgym.benchmark.evaluation import make_metrics
 from jamgym.benchmark.plots import plot_episode
 from jamgym.benchmark.profiling import call_seconds
@@ -43,7 +43,7 @@ class AccompanyConfig:
 
     Attributes:
         audio: Audio file to play along with: WAV, FLAC, OGG, MP3 or AIFF, at any sample rate; may be given without its
-            name, first or last. Required.
+            name. Required.
         instrument: Class of the instrument that is played.
         policy: Who plays. If nothing else is given, the shipped decoder that was fine-tuned with PPO, with guidance,
             which adds to what PPO has learned; in compiled loops, if the extra `fast` is installed.
@@ -290,7 +290,7 @@ def about_time(calls: CallTimes, late: float, timing: Timing, late_policy: str, 
             f"{took}; {calls.slow_calls:.1%} of them took longer than live play leaves ({min(chunk, budget):.2f} s)."
         ]
         nearest = nearest_live(calls.p99_seconds, timing)
-        keeps_up = calls.slow_calls == 0 and 2 * calls.p99_seconds <= chunk
+        keeps_up = calls.slow_calls == 0 and MARGIN * calls.p99_seconds <= chunk
         if keeps_up and not delayed and nearest > timing.t_f:
             lines.append(
                 f"It would keep up at --t_f {nearest} as well, with half of the time to spare: the less has to be "

@@ -41,6 +41,8 @@ _OTHER_WORDS = {
 #: Arguments of plug-ins that the programs fill in.
 SUPPLIED = ("codec", "device", "sample_rate", "seed")
 RUN_KEYS = ("out", "seed", "quiet")
+#: Options that no value follows.
+FLAGS = ("--quiet", "--resume", "--help")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class ScoreConfig:
     """Settings of `jamgym rewards score`.
 
     Attributes:
-        reward: Reward name, or a mapping with `name` and its arguments; may be given without its name, first or last.
+        reward: Reward name, or a mapping with `name` and its arguments; may be given without its name.
             Required.
         heard: Audio file of what was heard: the others. Any sample rate; mono, stereo or more. Required.
         played: Audio file of what was played to it, from the same moment on. Required.

@@ -26,7 +26,7 @@ class Command:
         examples: Command lines for its help.
         quick: Whether it takes seconds: no run folder, no seed and nothing to resume.
         distributed: Whether several processes of torchrun can share its work.
-        positional: Setting that a word first or last stands for; empty where there is none.
+        positional: Setting that a word without a name stands for; empty where there is none.
     """
 
     name: str
