@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class DecoderPolicy:
         top_p: Of the sampling; 1 keeps all.
         guidance: Of the sampling; above 1, what is heard counts for more.
         compiled: Whether frames are decoded in compiled loops, which takes a fraction of the time for few rows on
-            processor cores; None where they can be had. Needs the extra `fast`. Plays the same up to rounding, which
+            processor cores; "auto" where they can be had. Needs the extra `fast`. Plays the same up to rounding, which
             now and then decides what is drawn.
         name: Label for tables.
     """
@@ -63,7 +63,7 @@ class DecoderPolicy:
         top_k: int = 0,
         top_p: float = 1.0,
         guidance: float = 1.0,
-        compiled: bool | None = False,
+        compiled: bool | Literal["auto"] = False,
         name: str = "decoder",
     ) -> None:
         self.name = name

@@ -64,7 +64,7 @@ class AccompanyConfig:
     audio: str
     instrument: str = "piano"
     policy: str | dict[str, Any] = field(
-        default_factory=lambda: {"name": "decoder", "checkpoint": "ppo", "guidance": 3.0, "compiled": None}
+        default_factory=lambda: {"name": "decoder", "checkpoint": "ppo", "guidance": 3.0, "compiled": "auto"}
     )
     codec: str | dict[str, Any] = "spectral"
     t_f: int = -12
@@ -272,7 +272,8 @@ def described(policy: str | Mapping[str, Any]) -> str:
     """
     if isinstance(policy, str):
         return policy
-    arguments = ", ".join(f"{key} {value}" for key, value in policy.items() if key != "name" and value is not None)
+    # Whether loops are compiled changes what a call takes, not who plays.
+    arguments = ", ".join(f"{key} {value}" for key, value in policy.items() if key not in ("name", "compiled"))
     return f"{policy['name']} ({arguments})" if arguments else str(policy["name"])
 
 

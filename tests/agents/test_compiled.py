@@ -252,7 +252,7 @@ def test_another_precision_or_device_is_refused():
     for decoder, what in ((tiny_decoder().bfloat16(), "bfloat16"), (tiny_decoder().to("meta"), "meta")):
         with pytest.raises(ConfigError, match=f"{what}.*compiled to false"):
             make_stream(decoder, True)
-        assert type(make_stream(decoder, None)) is StreamingDecoder
+        assert type(make_stream(decoder, "auto")) is StreamingDecoder
 
 
 def test_without_numba_only_those_who_ask_for_it_are_refused(monkeypatch):
@@ -260,7 +260,7 @@ def test_without_numba_only_those_who_ask_for_it_are_refused(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)
     decoder = tiny_decoder()
-    for compiled in (None, False):
+    for compiled in ("auto", False):
         assert type(make_stream(decoder, compiled)) is StreamingDecoder
     with pytest.raises(ConfigError, match=r"pip install 'jamgym\[fast\]'"):
         make_stream(decoder, True)
@@ -268,8 +268,10 @@ def test_without_numba_only_those_who_ask_for_it_are_refused(monkeypatch):
 
 def test_it_is_taken_where_it_can_be_had():
     decoder = tiny_decoder()
-    assert type(make_stream(decoder, None)) is type(make_stream(decoder, True)) is CompiledStreamingDecoder
+    assert type(make_stream(decoder, "auto")) is type(make_stream(decoder, True)) is CompiledStreamingDecoder
     assert type(make_stream(decoder)) is StreamingDecoder
+    with pytest.raises(ConfigError, match="'fast'; give true, false, or auto"):
+        make_stream(decoder, "fast")
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
