@@ -22,7 +22,7 @@ def make_stream(decoder: AccompanimentDecoder, compiled: bool | Literal["auto"] 
     """
     if compiled not in (True, False, "auto"):
         raise ConfigError(f"compiled is {compiled!r}; give true, false, or auto for where numba is installed.")
-    if compiled is False:
+    if not compiled:
         return StreamingDecoder(decoder)
     try:
         from jamgym_agents.compiled.streaming import CompiledStreamingDecoder, can_compile

@@ -15,7 +15,7 @@ from jamgym_agents.sampling import Sampling
 from jamgym_agents.streaming import StreamingDecoder, View
 
 #: Newly heard frames of all rows; torch, which passes all of them through a block at once, is as fast with more.
-FEW_FRAMES = int(__import__("os").environ.get("FEW", "8"))
+FEW_FRAMES = 32
 
 
 class CompiledStreamingDecoder(StreamingDecoder):
