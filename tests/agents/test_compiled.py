@@ -148,6 +148,16 @@ def test_what_is_not_finite_gives_some_code():
     assert ((chunk.codes >= 0) & (chunk.codes < 16)).all() and chunk.log_probs.isnan().all()
 
 
+@pytest.mark.parametrize(("name", "value"), [("last", 16), ("last", -1), ("instrument", 99)])
+def test_what_no_table_has_is_refused(name, value):
+    stream = CompiledStreamingDecoder(tiny_decoder())
+    state = stream.initial_state(2)
+    stream.generate(state, 2, Sampling())
+    getattr(state, name)[1] = value
+    with pytest.raises(IndexError, match=f"are between .*{value}"):
+        stream.generate(state, 2, Sampling())
+
+
 def _first_chunk(stream, k=4):
     state = stream.initial_state(2)
     stream.hear(state, heard_by(2)[:, :5], torch.tensor([5, 5]))

@@ -60,6 +60,18 @@ class CompiledStreamingDecoder(StreamingDecoder):
         with torch_threads():
             kernels.run_blocks(self.network.layers, memory_of(x.flatten(0, 1)), keys, values, look_of(view), 0)
 
+    def _check(self, state: DecoderState) -> None:
+        """Refuse codes and instruments that do not exist: compiled loops would read what lies beside the tables."""
+        for name, values, count in (
+            ("code", state.last, self.decoder.config.cardinality),
+            ("instrument", state.instrument, self.decoder.instrument.num_embeddings),
+        ):
+            found = array_of(values)
+            if found.min() < 0 or found.max() >= count:
+                raise IndexError(
+                    f"{name}s are between {found.min()} and {found.max()}; there are those from 0 to {count - 1}"
+                )
+
     def _decode(
         self,
         state: DecoderState,
@@ -75,6 +87,7 @@ class CompiledStreamingDecoder(StreamingDecoder):
         log_probs = torch.empty(codes.shape)
         first = torch.empty(rows, config.dim)
         state.last = state.last.clone()
+        self._check(state)
         with torch_threads():
             kernels.decode(
                 self.network,
