@@ -8,11 +8,12 @@
 The references are described in `decoder_references.py`: (a) the same weights without any cache, (b) a decoder in the
 scheme of arXiv 2510.22105, which caches within a chunk. Both attend to the whole history, so `StreamingDecoder` is
 measured with its window, as it is shipped, and without one, which is like for like; and with its window in compiled
-loops, which needs numba (the extra `fast`). The row "history for nothing" is
-(b) with a history of one frame: what its own k + Q - 1 steps take, and so the most that any way to remember the
-history could gain. All of them take turns of a few
-calls, with equal histories, on one machine. A ratio is the median over the turns of what the reference took by what
-`StreamingDecoder` took.
+loops, which needs numba (the extra `fast`), with weights in single precision and with weights that a file has rounded
+to eight bits. The row "history for nothing" is (b) with a history of one frame: what its own k + Q - 1 steps take, and
+so the most that any way to remember the history could gain. All of them take turns of a few calls, with equal
+histories, on one machine. A ratio is the median over the turns of what the reference took by what `StreamingDecoder`
+took.
+
 Nothing is extrapolated: a decoder that reaches `--limit` in a cell stops there, and a call that is given up shows as
 "> seconds", so that its ratio is a lower bound. Histories are put into the state before, which is not timed.
 Weights are drawn, except those of the shipped decoder in the last checks: time does not depend on them.
@@ -21,6 +22,7 @@ Weights are drawn, except those of the shipped decoder in the last checks: time 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -51,14 +53,17 @@ from rich.table import Table
 
 from jamgym_agents.compiled.streaming import CompiledStreamingDecoder
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
+from jamgym_agents.eight_bit import from_eight_bits, to_eight_bits
 from jamgym_agents.streaming import DecoderState, StreamingDecoder
 
 FRAMES_PER_SECOND = 25
-COMPILED, STREAMING, UNBOUNDED = "streaming_compiled", "streaming", "streaming_unbounded"
+EIGHT_BITS, COMPILED = "streaming_compiled_eight_bits", "streaming_compiled"
+STREAMING, UNBOUNDED = "streaming", "streaming_unbounded"
 REENCODING, FUSED = "reencoding", "fused"
 FREE = "fused_free"
-OURS = (COMPILED, STREAMING, UNBOUNDED)
+OURS = (EIGHT_BITS, COMPILED, STREAMING, UNBOUNDED)
 LABELS = {
+    EIGHT_BITS: "StreamingDecoder, compiled, 8 bits",
     COMPILED: "StreamingDecoder, compiled",
     STREAMING: "StreamingDecoder",
     UNBOUNDED: "StreamingDecoder, no window",
@@ -144,7 +149,11 @@ class Grid:
         shape = (config.num_codebooks, config.cardinality, config.latent_dim)
         torch.manual_seed(args.seed)
         decoder = AccompanimentDecoder(config, torch.randn(shape, generator=generator)).eval()
+        # As it would come from a file in eight bits.
+        rounded = copy.deepcopy(decoder).requires_grad_(False)
+        rounded.load_state_dict(from_eight_bits(to_eight_bits(decoder.state_dict())))
         self.streams: dict[str, StreamingDecoder] = {
+            EIGHT_BITS: CompiledStreamingDecoder(rounded),
             COMPILED: CompiledStreamingDecoder(decoder),
             STREAMING: StreamingDecoder(decoder),
         }

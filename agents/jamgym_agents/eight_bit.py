@@ -31,10 +31,26 @@ def to_eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not tensor.isfinite().all():
             raise ValueError(f"{name} has weights that are not finite; there is nothing to store.")
         # Single precision: the scale of a row of tiny weights would vanish in half.
-        scale = tensor.float().abs().amax(1) / STEPS
-        rows = tensor.float() / scale.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
-        found[name], found[name + SCALE] = rows.round().to(torch.int8), scale
+        steps, found[name + SCALE] = _steps(tensor.float())
+        found[name] = steps.round().to(torch.int8)
     return found
+
+
+def _steps(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `matrix` `(R, C)` in steps of its rows' scales, and those scales `(R,)`."""
+    scale = matrix.abs().amax(1) / STEPS
+    return matrix / scale.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1), scale
+
+
+def as_eight_bits(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return `matrix` `(R, C)` as int8 and scales `(R,)` if that loses nothing but rounding, else None.
+
+    It loses nothing if the matrix was stored in eight bits once.
+    """
+    steps, scale = _steps(matrix)
+    whole = steps.round()
+    # Not more than a step's rounding in single precision; NaN is not.
+    return (whole.to(torch.int8), scale) if ((steps - whole).abs() < 1e-4).all() else None
 
 
 def from_eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -117,8 +117,7 @@ class StreamingDecoder:
         rows = state.listening()
         positions = rows.heard.unsqueeze(1) + torch.arange(newest, device=codes.device)
         rows.keep_codes(positions, codes[:, :newest])
-        x = self.decoder.embed_heard(self.decoder.frame_latents(codes[:, :newest]))
-        self._pass_heard(x, self._look(positions, rows, HEARD, extent), state)
+        self._pass_heard(codes[:, :newest], positions, state, extent)
         # What lies beyond a row's count was written too; the count hides it until it is overwritten.
         rows.heard += count
 
@@ -140,32 +139,33 @@ class StreamingDecoder:
             )
         extent = state.make_room(k, PLAYED)
         positions = state.played.unsqueeze(1) + torch.arange(k, device=state.played.device)
-        view = self._look(positions, state, PLAYED, extent)
-        codes, log_probs, first = self._decode(state, view, self._aligned(positions, state), k, sampling, generator)
+        codes, log_probs, first = self._decode(state, positions, extent, sampling, generator)
         state.played += k
         return Chunk(codes, log_probs, first[: state.streams])
 
-    def _pass_heard(self, x: Tensor, view: View, state: DecoderState) -> None:
-        """Pass newly heard frames `(B, M, C)` of the rows that hear through all blocks, for their keys alone."""
-        self._run(x, view, state.listening())
+    def _pass_heard(self, codes: Tensor, positions: Tensor, state: DecoderState, extent: int) -> None:
+        """Pass newly heard frames `(B, M, Q)` at `positions` `(B, M)` through all blocks, for their keys alone."""
+        rows = state.listening()
+        x = self.decoder.embed_heard(self.decoder.frame_latents(codes))
+        self._remember(x, self._look(positions, rows, HEARD, extent), rows)
 
     def _decode(
         self,
         state: DecoderState,
-        view: View,
-        aligned: Tensor | None,
-        k: int,
+        positions: Tensor,
+        extent: int,
         sampling: Sampling,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Decode the k frames of `view`, given what is `_aligned` with them.
+        """Decode the frames at `positions` `(R, k)`; `extent` is what `make_room` returned.
 
         Returns:
             Codes and their log-probabilities, and the hidden states `(R, C)` of all rows before the first frame.
         """
         decoder = self.decoder
+        view, aligned = self._look(positions, state, PLAYED, extent), self._aligned(positions, state)
         codes, log_probs, first = [], [], None
-        for index in range(k):
+        for index in range(positions.shape[1]):
             x = decoder.embed_played(state.last.unsqueeze(1), state.instrument)
             if index == 0:
                 start = (state.played == 0).view(-1, 1, 1)
@@ -209,7 +209,7 @@ class StreamingDecoder:
             x = self.decoder.embed_played(played[:, : longest - 1], state.instrument)
             if (aligned := self._aligned(positions, state)) is not None:
                 x = x + aligned
-            self._run(x, self._look(positions, state, PLAYED, extent), state)
+            self._remember(x, self._look(positions, state, PLAYED, extent), state)
 
     def cut(self, state: DecoderState, chunk: Chunk, size: Tensor) -> None:
         """Take back what `generate` decoded beyond the first `size` `(B,)` frames of `chunk`."""
@@ -253,12 +253,22 @@ class StreamingDecoder:
         angles = self.decoder.angles(positions, extent)
         return View(angles, additive(allowed).unsqueeze(1), used, sinks, state.rows_of(positions, stream))
 
+    def _remember(self, x: Tensor, view: View, state: DecoderState) -> None:
+        """Write the keys of new frames `(B, M, C)`, which is all that later frames take from them."""
+        *blocks, last = cast(list[Block], list(self.decoder.blocks))
+        for layer, block in enumerate(blocks):
+            x = self._pass_block(block, layer, x, view, state)
+        _, key, value, _ = last.project(x, view.angles)
+        state.write(len(blocks), key, value, view.rows)
+
     def _run(self, x: Tensor, view: View, state: DecoderState) -> Tensor:
         """Pass new frames `(B, M, C)` through all blocks, writing their keys; returns `(B, M, C)`."""
-        for layer, module in enumerate(self.decoder.blocks):
-            block = cast(Block, module)
-            q, key, value, near = block.project(x, view.angles)
-            state.write(layer, key, value, view.rows)
-            keys, values = state.keys[layer, :, :, view.used], state.values[layer, :, :, view.used]
-            x = block.finish(x, block.attend(q, keys, values, view.bias, near, (view.sinks,)))
+        for layer, block in enumerate(self.decoder.blocks):
+            x = self._pass_block(cast(Block, block), layer, x, view, state)
         return x
+
+    def _pass_block(self, block: Block, layer: int, x: Tensor, view: View, state: DecoderState) -> Tensor:
+        q, key, value, near = block.project(x, view.angles)
+        state.write(layer, key, value, view.rows)
+        keys, values = state.keys[layer, :, :, view.used], state.values[layer, :, :, view.used]
+        return block.finish(x, block.attend(q, keys, values, view.bias, near, (view.sinks,)))

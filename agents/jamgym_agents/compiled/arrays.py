@@ -1,26 +1,32 @@
 """Weights, views and draws as compiled loops take them: named tuples of arrays that share the tensors' memory.
 
-What `kernels` keeps on disk does not notice a change of these fields: delete its `__pycache__` after one.
+Loops are compiled anew for arrays of another type or layout, so both are fixed here.
 
-Shapes: R rows, N streams, C width, H query heads, G key heads, h width of a head, S slots, Q codebooks, V entries,
-D latents.
+Shapes: R rows, N streams, C width, h width of a head, Q codebooks, V entries, D latents.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from jamgym_agents.attention import Block
-from jamgym_agents.decoder import AccompanimentDecoder
+from jamgym_agents.attention import BASE, Block, rotary_rates
+from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
+from jamgym_agents.kv_cache import DecoderState
 from jamgym_agents.sampling import Sampling
-from jamgym_agents.streaming import View
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Bytes = NDArray[np.int8]
+#: Matrices as int8 and scales, as `eight_bit.as_eight_bits` returns them.
+Packed = Mapping[Tensor, tuple[Tensor, Tensor]]
+#: A window that reaches back to the start.
+_ENDLESS = 2**62
 
 
 class Norm(NamedTuple):
@@ -32,9 +38,10 @@ class Norm(NamedTuple):
 
 
 class Linear(NamedTuple):
-    """Weights `(out, in)` and bias `(out,)`."""
+    """Weights `(out, in)`, what to multiply their products by `(out,)`, and bias `(out,)`."""
 
-    weight: Floats
+    weight: Floats | Bytes
+    scale: Floats
     bias: Floats
 
 
@@ -67,8 +74,11 @@ class Network(NamedTuple):
         depth_norm: Of the depth module.
         levels: One for each codebook.
         vectors: `(Q, V, D)`.
+        heard: Embeds a heard frame's latents.
         played: Embeds a played frame's latents.
-        stream: `(C,)` of the output stream.
+        aligned: Embeds the input around an output frame; without outputs if the decoder is not given it.
+        past: So many frames of it lie before that frame.
+        stream: `(2, C)` of the input and of the output stream.
         start: `(C,)` that stands before the first frame.
         instruments: `(N, C)`.
     """
@@ -79,32 +89,33 @@ class Network(NamedTuple):
     depth_norm: Norm
     levels: tuple[Level, ...]
     vectors: Floats
+    heard: Linear
     played: Linear
+    aligned: Linear
+    past: int
     stream: Floats
     start: Floats
     instruments: Floats
 
 
 class Look(NamedTuple):
-    """`streaming.View` of M frames, as arrays.
+    """Where M consecutive frames of each row stand, and what they can look back on.
 
     Attributes:
-        cos: `(R or 1, 1 or 2 H + G, M, h)`: of near places first, of own ones last.
-        sin: The same, signed.
-        bias: `(R, 1, M, S)`: 0 where a frame may look.
-        first: First of the S slots.
-        step: From one of them to the next.
-        sinks: So many of them are sinks.
-        rows: `(R, G, M)` rows of a block's memory that keys and values go to.
+        places: `(R, M)` frame times.
+        heard: `(R,)` input frames that output frames may look at.
+        stream: `HEARD` or `PLAYED`.
+        window: Frames that a frame can look back on.
+        sinks: First frames that always stay in sight.
+        rates: `(h / 2,)` radians per frame of each pair that is rotated.
     """
 
-    cos: Floats
-    sin: Floats
-    bias: Floats
-    first: int
-    step: int
+    places: Ints
+    heard: Ints
+    stream: int
+    window: int
     sinks: int
-    rows: Ints
+    rates: NDArray[np.float64]
 
 
 class Draws(NamedTuple):
@@ -119,78 +130,96 @@ class Draws(NamedTuple):
     guided: bool
 
 
-def array_of(values: Tensor) -> NDArray[Any]:
-    """Return the numbers of a tensor, to read."""
-    return cast(NDArray[Any], values.detach().contiguous().numpy())
-
-
 def memory_of(values: Tensor) -> NDArray[Any]:
-    """Return the numbers of a tensor, to write to."""
-    assert values.is_contiguous()
-    return array_of(values)
+    """Return the numbers of a tensor where they lie, to read and to write.
+
+    Raises:
+        ValueError: They do not lie one after the other.
+    """
+    if not values.is_contiguous():
+        raise ValueError(f"a tensor of shape {tuple(values.shape)} has strides {values.stride()}: it is not contiguous")
+    return cast(NDArray[Any], values.detach().numpy())
 
 
-def _linear(module: nn.Linear) -> Linear:
-    bias = np.zeros(module.out_features, np.float32) if module.bias is None else array_of(module.bias)
-    return Linear(array_of(module.weight), bias)
+def floats_of(values: Tensor) -> Floats:
+    """Return the numbers of a tensor, to read."""
+    return memory_of(values.float().contiguous())
+
+
+def ints_of(values: Tensor) -> Ints:
+    """The same of integers."""
+    return memory_of(values.long().contiguous())
+
+
+def _linear(module: nn.Linear, packed: Packed | None) -> Linear:
+    count = module.out_features
+    weight, scale = (module.weight, torch.ones(count)) if packed is None else packed[module.weight]
+    bias = torch.zeros(count) if module.bias is None else module.bias
+    return Linear(memory_of(weight), floats_of(scale), floats_of(bias))
 
 
 def _norm(module: nn.LayerNorm) -> Norm:
-    return Norm(array_of(module.weight), array_of(module.bias), module.eps)
+    return Norm(memory_of(module.weight), memory_of(module.bias), module.eps)
 
 
-def _layer(block: Block) -> Layer:
+def _no_outputs(packed: bool) -> Linear:
+    return Linear(np.zeros((0, 0), np.int8 if packed else np.float32), *np.zeros((2, 0), np.float32))
+
+
+def _layer(block: Block, packed: Packed | None) -> Layer:
     return Layer(
         _norm(block.norm_attention),
-        _linear(block.qkv),
-        _linear(block.out),
+        _linear(block.qkv, packed),
+        _linear(block.out, packed),
         _norm(block.norm_mlp),
-        _linear(block.expand),
-        _linear(block.reduce),
+        _linear(block.expand, packed),
+        _linear(block.reduce, packed),
     )
 
 
-def network_of(decoder: AccompanimentDecoder) -> Network:
-    """Return the weights of `decoder` as the kernels want them, without a copy."""
-    depth = decoder.depth
+def network_of(decoder: AccompanimentDecoder, packed: Packed | None = None) -> Network:
+    """Return the weights of `decoder`: where they lie, but for matrices that are `packed`; those must be all or none."""
+    depth, module = decoder.depth, decoder.aligned
     return Network(
-        layers=tuple(_layer(cast(Block, block)) for block in decoder.blocks),
+        layers=tuple(_layer(cast(Block, block), packed) for block in decoder.blocks),
         norm=_norm(decoder.norm),
-        so_far=_linear(depth.so_far),
+        so_far=_linear(depth.so_far, packed),
         depth_norm=_norm(depth.norm),
         levels=tuple(
-            Level(array_of(place), _linear(cast(nn.Linear, expand)), _linear(cast(nn.Linear, head)))
+            Level(memory_of(place), _linear(cast(nn.Linear, expand), packed), _linear(cast(nn.Linear, head), packed))
             for place, expand, head in zip(depth.level, depth.expand, depth.head, strict=True)
         ),
-        vectors=array_of(decoder.vectors),
-        played=_linear(decoder.embed_output),
-        stream=array_of(decoder.stream[1]),
-        start=array_of(decoder.start),
-        instruments=array_of(decoder.instrument.weight),
+        vectors=memory_of(decoder.vectors),
+        heard=_linear(decoder.embed_input, packed),
+        played=_linear(decoder.embed_output, packed),
+        aligned=_no_outputs(packed is not None) if module is None else _linear(module.project, packed),
+        past=0 if module is None else module.past,
+        stream=memory_of(decoder.stream),
+        start=memory_of(decoder.start),
+        instruments=memory_of(decoder.instrument.weight),
     )
 
 
-def look_of(view: View) -> Look:
-    """Return where frames stand and what they may look at, as the kernels want it."""
+def look_of(config: DecoderConfig, positions: Tensor, state: DecoderState, stream: int) -> Look:
+    """Return where new frames of `stream` at consecutive `positions` `(R, M)` stand."""
     return Look(
-        cos=array_of(view.angles[0]),
-        sin=array_of(view.angles[1]),
-        bias=array_of(view.bias),
-        first=view.used.start,
-        step=view.used.step or 1,
-        sinks=view.sinks.stop,
-        rows=array_of(view.rows),
+        places=ints_of(positions),
+        heard=ints_of(state.heard),
+        stream=stream,
+        window=_ENDLESS if config.window is None else config.window,
+        sinks=config.sinks,
+        rates=memory_of(rotary_rates(config.dim // config.heads, BASE, positions.device)),
     )
 
 
 def draws_of(sampling: Sampling, numbers: Tensor) -> Draws:
     """Return how codes are drawn with random `numbers` `(k, Q, N)`."""
     return Draws(
-        numbers=array_of(numbers),
+        numbers=floats_of(numbers),
         temperature=float(sampling.temperature),
-        greedy=sampling.greedy,
-        top_k=sampling.top_k,
+        greedy=bool(sampling.greedy),
+        top_k=int(sampling.top_k),
         top_p=float(sampling.top_p),
         guidance=float(sampling.guidance),
-        guided=sampling.guided,
+        guided=bool(sampling.guided),
     )

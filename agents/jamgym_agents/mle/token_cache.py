@@ -7,7 +7,6 @@ encoded, those that are lie in parts in a folder beside it.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from jamgym.checkpoint import load_tensors, save_tensors
 from jamgym.codec import Codec
 from jamgym.corpus import Corpus, Split, sample_rate_difference
 from jamgym.errors import CorpusError
+from jamgym_agents.caching import cache_folder
 from jamgym_agents.mle.encoding import Pair, encode_songs
 from jamgym_agents.mle.token_data import TokenSet
 
@@ -38,12 +38,6 @@ def _nothing() -> None:
 def _never() -> bool:
     """Go on."""
     return False
-
-
-def cache_folder() -> Path:
-    """Return the folder for derived data: $JAMGYM_CACHE, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("JAMGYM_CACHE") or Path(base) / "jamgym")
 
 
 def load_tokens(

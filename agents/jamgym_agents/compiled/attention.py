@@ -1,0 +1,211 @@
+"""New frames through the blocks in compiled loops: what they may look at, where they stand, attention and MLP.
+
+Shapes: R rows, F frames, C width, H query heads, G key heads, h width of a head, S slots.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from jamgym_agents.compiled.arithmetic import dot, exp, gelu, linear, normalise
+from jamgym_agents.compiled.arrays import Floats, Ints, Look
+from jamgym_agents.compiled.compiling import parallel, serial
+from jamgym_agents.kv_cache import HEARD
+
+
+@serial
+def slot_of(frame: int, capacity: int, sinks: int) -> int:
+    """`kv_cache.slots_of` one frame."""
+    return frame if frame < sinks else sinks + (frame - sinks) % (capacity - sinks)
+
+
+@serial
+def list_slots(look: Look, row: int, place: int, capacity: int, slots: Ints) -> tuple[int, int]:
+    """List what a frame at `place` may look at: the frames of its window, the sinks before them.
+
+    Args:
+        look: Where the frames of all rows stand.
+        row: Which row it is.
+        place: Frame time.
+        capacity: Slots of a stream.
+        slots: `(S,)`, the list.
+
+    Returns:
+        How many of them are sinks, and how many there are.
+    """
+    count = near = 0
+    for part in range(2):
+        for stream in range(look.stream + 1):
+            end = place + 1 if stream == look.stream else look.heard[row]
+            first, last = 0, min(end, look.sinks)
+            if part == 1:
+                # The ring holds what the window reaches; nothing may be written beyond the list even if it did not.
+                first, last = max(place + 1 - look.window, look.sinks, end - capacity + look.sinks), end
+            for frame in range(first, last):
+                slots[count] = 2 * slot_of(frame, capacity, look.sinks) + stream
+                count += 1
+        if part == 0:
+            near = count
+    return near, count
+
+
+@serial
+def find_angles(rates: NDArray[np.float64], place: int, angles: Floats) -> None:
+    """Set `angles` `(2, h / 2)` to cosine and sine of each pair's angle at `place`, in double precision till then."""
+    for j in range(len(rates)):
+        angle = place * rates[j]
+        angles[0, j] = math.cos(angle)
+        angles[1, j] = math.sin(angle)
+
+
+@serial
+def turn(x: Floats, angles: Floats, scale: np.float32, y: Floats) -> None:
+    """Set `y` `(h,)` to `attention.rotate` of `x`, times `scale`."""
+    half = len(x) // 2
+    for j in range(half):
+        cos, sin = angles[0, j] * scale, angles[1, j] * scale
+        y[j] = x[j] * cos - x[half + j] * sin
+        y[half + j] = x[half + j] * cos + x[j] * sin
+
+
+@serial
+def score(query: Floats, keys: Floats, slots: Ints, begin: int, end: int, scores: Floats) -> None:
+    """Set `scores` from `begin` to `end` to the products of `query` `(h,)` and the `keys` `(slots, h)` in `slots`."""
+    tiled = end - (end - begin) % 4
+    for s in range(begin, tiled, 4):
+        k0, k1, k2, k3 = keys[slots[s]], keys[slots[s + 1]], keys[slots[s + 2]], keys[slots[s + 3]]
+        s0, s1, s2, s3 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
+        for j in range(len(query)):
+            s0 += query[j] * k0[j]
+            s1 += query[j] * k1[j]
+            s2 += query[j] * k2[j]
+            s3 += query[j] * k3[j]
+        scores[s], scores[s + 1], scores[s + 2], scores[s + 3] = s0, s1, s2, s3
+    for s in range(tiled, end):
+        scores[s] = dot(query, keys[slots[s]])
+
+
+@serial
+def mix(weights: Floats, values: Floats, slots: Ints, end: int, mixed: Floats) -> None:
+    """Set `mixed` `(h,)` to the sum of the `values` `(slots, h)` in the first slots up to `end`, times `weights`."""
+    mixed[:] = 0
+    tiled = end - end % 4
+    for s in range(0, tiled, 4):
+        w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
+        v0, v1, v2, v3 = values[slots[s]], values[slots[s + 1]], values[slots[s + 2]], values[slots[s + 3]]
+        for j in range(len(mixed)):
+            mixed[j] += w0 * v0[j] + w1 * v1[j] + w2 * v2[j] + w3 * v3[j]
+    for s in range(tiled, end):
+        value = values[slots[s]]
+        for j in range(len(mixed)):
+            mixed[j] += weights[s] * value[j]
+
+
+@parallel
+def attend(
+    queries: Floats,
+    near: Floats,
+    keys: Floats,
+    values: Floats,
+    slots: Ints,
+    counts: Ints,
+    scores: Floats,
+    mixed: Floats,
+) -> None:
+    """Set `mixed` `(R F, H h)` to what F frames of each row find where they may look.
+
+    Args:
+        queries: `(R F, H, h)`, turned and scaled.
+        near: The same, at their near places.
+        keys: `(R, G, slots, h)` of this block.
+        values: The same.
+        slots: `(R F, S)` where each may look: sinks, then others.
+        counts: `(R F, 2)` how many sinks, and how many in all.
+        scores: `(R F H, S)`, to be overwritten.
+        mixed: The result.
+    """
+    count, heads, width = queries.shape
+    shared = heads // keys.shape[1]
+    frames = count // keys.shape[0]
+    for head in prange(count * heads):
+        n, a = head // heads, head % heads
+        r, g = n // frames, a // shared
+        weights, end = scores[head, : counts[n, 1]], counts[n, 1]
+        score(near[n, a], keys[r, g], slots[n], 0, counts[n, 0], weights)
+        score(queries[n, a], keys[r, g], slots[n], counts[n, 0], end, weights)
+        highest, total = weights.max(), np.float32(0.0)
+        for s in range(end):
+            weights[s] = exp(weights[s] - highest)
+            total += weights[s]
+        result = mixed[n, a * width : (a + 1) * width]
+        mix(weights, values[r, g], slots[n], end, result)
+        result /= total
+
+
+@serial
+def run_blocks(layers: Any, x: Floats, keys: Floats, values: Floats, look: Look, begin: int) -> None:
+    """Pass F frames of each row through all blocks; their keys and values are written.
+
+    Of heard frames, that is all: nobody asks what the last block makes of them.
+
+    Args:
+        layers: Weights.
+        x: `(R F, C)`, changed in place.
+        keys: `(L, R or more, G, slots, h)`.
+        values: The same.
+        look: Where frames stand.
+        begin: Which of those is the first one.
+    """
+    count, dim = x.shape
+    rows, groups, capacity, width = len(look.places), keys.shape[2], keys.shape[3] // 2, keys.shape[4]
+    frames, heads = count // rows, dim // width
+    normed = np.empty((count, dim), np.float32)
+    qkv = np.empty((count, (heads + 2 * groups) * width), np.float32)
+    queries = np.empty((count, heads, width), np.float32)
+    near = np.empty((count, heads, width), np.float32)
+    mixed = np.empty((count, dim), np.float32)
+    wide = np.empty((count, layers[0].expand.weight.shape[0]), np.float32)
+    scale = np.float32(width**-0.5)
+
+    slots = np.empty((count, 2 * capacity), np.int64)
+    counts = np.empty((count, 2), np.int64)
+    own = np.empty((count, 2, width // 2), np.float32)
+    nearer = np.empty((count, 2, width // 2), np.float32)
+    for n in range(count):
+        place = look.places[n // frames, begin + n % frames]
+        counts[n] = list_slots(look, n // frames, place, capacity, slots[n])
+        find_angles(look.rates, place, own[n])
+        find_angles(look.rates, min(place, look.window - 1), nearer[n])
+    scores = np.empty((count * heads, counts[:, 1].max()), np.float32)
+
+    for index in range(len(layers)):
+        layer = layers[index]
+        normalise(layer.norm_attention, x, normed)
+        linear(layer.qkv, normed, qkv)
+        for n in range(count):
+            for a in range(heads):
+                part = qkv[n, a * width : (a + 1) * width]
+                turn(part, own[n], scale, queries[n, a])
+                turn(part, nearer[n], scale, near[n, a])
+            r = n // frames
+            slot = 2 * slot_of(look.places[r, begin + n % frames], capacity, look.sinks) + look.stream
+            for g in range(groups):
+                key = qkv[n, (heads + g) * width : (heads + g + 1) * width]
+                turn(key, own[n], np.float32(1.0), keys[index, r, g, slot])
+                values[index, r, g, slot] = qkv[n, (heads + groups + g) * width : (heads + groups + g + 1) * width]
+        if look.stream == HEARD and index == len(layers) - 1:
+            break
+        # Views of the rows that are passed: with guidance, the other half hears nothing.
+        attend(queries, near, keys[index, :rows], values[index, :rows], slots, counts, scores, mixed)
+        linear(layer.out, mixed, normed)
+        x += normed
+        normalise(layer.norm_mlp, x, normed)
+        linear(layer.expand, normed, wide)
+        gelu(wide)
+        linear(layer.reduce, wide, normed)
+        x += normed
