@@ -70,7 +70,8 @@ class DecoderPolicy:
         self.k = k
         #: Frames per call of the environment; `k` may be less for a peek at the next state.
         self.chunk = k
-        self.decoder = load_decoder(checkpoint, codec) if decoder is None else decoder
+        # Nobody else has it, so it does not learn: compiled loops need not read it in place.
+        self.decoder = load_decoder(checkpoint, codec).requires_grad_(False) if decoder is None else decoder
         self.sampling = Sampling(temperature, top_k, top_p, guidance)
         self._stream = make_stream(self.decoder, compiled)
         self._generator = torch.Generator().manual_seed(seed)

@@ -74,15 +74,16 @@ class DecoderState:
 
     @classmethod
     def empty(
-        cls, config: DecoderConfig, batch: int, capacity: int, device: torch.device, guided: bool = False
+        cls, config: DecoderConfig, batch: int, capacity: int, like: Tensor, guided: bool = False
     ) -> DecoderState:
-        """Return the state of `batch` streams that have heard and played nothing."""
+        """Return the state of `batch` streams that have heard and played nothing, in device and precision of `like`."""
         batch = 2 * batch if guided else batch
         capacity = max(capacity, config.sinks + 1)
+        device = like.device
         shape = (config.layers, batch, config.kv_heads, 2 * capacity, config.dim // config.heads)
         return cls(
-            keys=torch.zeros(shape, device=device),
-            values=torch.zeros(shape, device=device),
+            keys=torch.zeros(shape, device=device, dtype=like.dtype),
+            values=torch.zeros(shape, device=device, dtype=like.dtype),
             heard=torch.zeros(batch, dtype=torch.int64, device=device),
             played=torch.zeros(batch, dtype=torch.int64, device=device),
             instrument=torch.zeros(batch, dtype=torch.int64, device=device),

@@ -105,7 +105,7 @@ class StreamingDecoder:
 
     def initial_state(self, batch: int, guided: bool = False) -> DecoderState:
         """Return the state of `batch` streams that have heard and played nothing; `guided`, to play with guidance."""
-        return DecoderState.empty(self.decoder.config, batch, self.capacity, self.decoder.vectors.device, guided)
+        return DecoderState.empty(self.decoder.config, batch, self.capacity, self.decoder.start, guided)
 
     @torch.no_grad()
     def hear(self, state: DecoderState, codes: Tensor, count: Tensor) -> None:

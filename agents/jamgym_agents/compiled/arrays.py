@@ -163,7 +163,8 @@ def _norm(module: nn.LayerNorm) -> Norm:
 
 
 def _no_outputs(packed: bool) -> Linear:
-    return Linear(np.zeros((0, 0), np.int8 if packed else np.float32), *np.zeros((2, 0), np.float32))
+    weight: Any = np.zeros((0, 0), np.int8 if packed else np.float32)
+    return Linear(weight, *np.zeros((2, 0), np.float32))
 
 
 def _layer(block: Block, packed: Packed | None) -> Layer:
@@ -178,7 +179,7 @@ def _layer(block: Block, packed: Packed | None) -> Layer:
 
 
 def network_of(decoder: AccompanimentDecoder, packed: Packed | None = None) -> Network:
-    """Return the weights of `decoder`: where they lie, but for matrices that are `packed`; those must be all or none."""
+    """Return the weights of `decoder`: where they lie, or, of all matrices, what `packed` has for them."""
     depth, module = decoder.depth, decoder.aligned
     return Network(
         layers=tuple(_layer(cast(Block, block), packed) for block in decoder.blocks),

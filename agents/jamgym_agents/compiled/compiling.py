@@ -85,6 +85,11 @@ parallel = compiler(_FOLDER / "parallel", parallel=PARALLEL)
 strict = compiler(_FOLDER / "strict", fastmath=False)
 
 
+def is_kept() -> bool:
+    """Return whether compiled loops of this state of the code lie on disk."""
+    return any(_FOLDER.rglob("*.nbc"))
+
+
 @contextmanager
 def torch_threads() -> Iterator[None]:
     """Let compiled loops use as many threads as torch, and leave torch its number."""

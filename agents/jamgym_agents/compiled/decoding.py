@@ -35,7 +35,8 @@ def hear(network: Network, keys: Floats, values: Floats, look: Look, codes: Ints
         add_entries(network, codes[n // frames, n % frames], latents[n])
     linear(network.heard, latents, x)
     x += network.stream[0]
-    run_blocks(network.layers, x, keys, values, look, 0)
+    # A literal would be another type, for which all of it would be compiled once more.
+    run_blocks(network.layers, x, keys, values, look, np.int64(0))
 
 
 @serial

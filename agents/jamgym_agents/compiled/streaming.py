@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from jamgym.errors import ConfigError
 from jamgym_agents.compiled import decoding
 from jamgym_agents.compiled.arrays import Ints, draws_of, ints_of, look_of, memory_of
-from jamgym_agents.compiled.compiling import torch_threads
+from jamgym_agents.compiled.compiling import is_kept, torch_threads
 from jamgym_agents.compiled.weights import Weights
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.kv_cache import HEARD, PLAYED, DecoderState
 from jamgym_agents.sampling import Sampling
 from jamgym_agents.streaming import StreamingDecoder
 
+_LOG = logging.getLogger(__name__)
 #: Newly heard frames of all rows; torch, which passes all of them through a block at once, is as fast with more.
 FEW_FRAMES = 32
 
@@ -38,6 +39,8 @@ class CompiledStreamingDecoder(StreamingDecoder):
     def __init__(self, decoder: AccompanimentDecoder, capacity: int = 64) -> None:
         super().__init__(decoder, capacity)
         self._weights = Weights(decoder)
+        if not is_kept():
+            _LOG.info("Compiling the decoder's loops: about half a minute, the first time on this machine.")
         # The first call of a performance must not wait for the compiler.
         state = self.initial_state(1)
         silence = torch.zeros(1, 1, decoder.config.num_codebooks, dtype=torch.int64)
@@ -61,7 +64,7 @@ class CompiledStreamingDecoder(StreamingDecoder):
         """Return indices into a table of `count`; compiled loops would read what lies beside it."""
         found = ints_of(values)
         if found.size and (found.min() < 0 or found.max() >= count):
-            raise IndexError(f"{name} are between {found.min()} and {found.max()}; there are those from 0 to {count - 1}")
+            raise IndexError(f"{name} are between {found.min()} and {found.max()}; valid are 0 to {count - 1}")
         return found
 
     def _decode(

@@ -17,6 +17,7 @@ from jamgym_agents.compiled.arrays import Network, Packed, network_of
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.eight_bit import as_eight_bits
 
+
 class _Place(NamedTuple):
     """Where a module keeps a weight or another module: under a name in a dictionary; what was there, and its state."""
 
@@ -81,20 +82,25 @@ def _places(decoder: AccompanimentDecoder, packed: bool) -> list[_Place]:
     for module in decoder.modules():
         for holder in (module._parameters, module._buffers, module._modules):
             for name, value in holder.items():
-                state = _no_state if not isinstance(value, Tensor) else _memory_and_writes if packed else Tensor.data_ptr
+                state: Callable[[Any], int] = _no_state
+                if isinstance(value, Tensor):
+                    state = _memory_and_writes if packed else Tensor.data_ptr
                 found.append(_Place(holder, name, value, state, state(value)))
     return found
 
 
 def _pack(decoder: AccompanimentDecoder) -> Packed | None:
     """Return all matrices in eight bits, if none of them learns and none would lose by it."""
+    # Of inference tensors, torch does not count how often they were written to.
+    if any(weight.requires_grad or weight.is_inference() for weight in (*decoder.parameters(), *decoder.buffers())):
+        return None
     packed = {}
     for module in decoder.modules():
         if isinstance(module, nn.Linear):
-            weight = module.weight
-            if weight.requires_grad or weight.is_inference() or (found := as_eight_bits(weight.detach())) is None:
+            found = as_eight_bits(module.weight)
+            if found is None:
                 return None
-            packed[weight] = found
+            packed[module.weight] = found
     return packed
 
 

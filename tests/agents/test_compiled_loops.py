@@ -1,0 +1,119 @@
+"""Each compiled loop computes what its model in torch computes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jamgym_agents import sampling as plain
+from jamgym_agents.compiled import arithmetic, arrays, attention, compiling
+from jamgym_agents.compiled import sampling as fast
+from jamgym_agents.compiled.arrays import draws_of
+from jamgym_agents.eight_bit import as_eight_bits
+from jamgym_agents.sampling import Sampling
+
+from .compiled_helpers import rounded
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    logits=st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=40),
+    temperature=st.one_of(st.just(1.0), st.just(0.0), st.floats(0.1, 5.0)),
+    top_k=st.integers(0, 45),
+    top_p=st.one_of(st.just(1.0), st.floats(0.01, 1.0)),
+    number=st.floats(0, 1, exclude_max=True, width=32),
+)
+def test_transform_and_draw(logits, temperature, top_k, top_p, number):
+    sampling = Sampling(temperature, top_k, top_p)
+    expected = plain.transform(torch.tensor(logits), sampling)
+    found = np.array(logits, np.float32)
+    draws = draws_of(sampling, torch.zeros(1, 1, 1))
+    fast.transform(found, draws)
+    # Equally likely codes at an edge of top_p may change places, and so may those at its rounding.
+    if top_p == 1 or len(set(logits)) == len(logits):
+        apart = np.isneginf(found) != torch.isneginf(expected).numpy()
+        assert apart.sum() <= 1
+        if not apart.any():
+            np.testing.assert_allclose(np.exp(found), expected.exp().numpy(), atol=2e-5)
+    assert np.exp(found.astype(np.float64)).sum() == pytest.approx(1, abs=1e-5)
+    code = fast.draw(found, number)
+    assert found[code] > -np.inf
+    ends = np.exp(found.astype(np.float64)).cumsum()
+    wanted = number * ends[-1]
+    assert wanted < ends[code] + 1e-5 and (code == 0 or wanted >= ends[code - 1] - 1e-5)
+
+
+def test_rounding_up_to_the_total_draws_a_code_that_can_be():
+    log_probs = np.array([-math.log(2), -math.log(2), -math.inf], np.float32)
+    assert fast.draw(log_probs, np.nextafter(np.float32(1), np.float32(0))) == 1
+    assert fast.draw(log_probs, 0.0) == 0
+
+
+def _with_threads(count, run):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count)
+        with compiling.torch_threads():
+            run()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 9])
+@pytest.mark.parametrize(("out", "width"), [(33, 32), (64, 17), (1, 5), (1024, 256), (513, 200)])
+@pytest.mark.parametrize("eight_bits", [False, True])
+def test_linear(rows, out, width, eight_bits):
+    module = torch.nn.Linear(width, out).requires_grad_(False)
+    packed = {module.weight: as_eight_bits(rounded(module).weight)} if eight_bits else None
+    x, found = torch.randn(rows, width), []
+    for threads in (1, 2):
+        y = np.full((rows, out), np.nan, np.float32)
+        _with_threads(threads, lambda y=y: arithmetic.linear(arrays._linear(module, packed), x.numpy(), y))
+        found.append(y)
+    assert np.array_equal(*found)
+    np.testing.assert_allclose(found[0], module(x).numpy(), atol=2e-6 * width**0.5)
+
+
+@given(x=st.floats(-86, 88, width=32))
+def test_exp(x):
+    assert arithmetic.exp(np.float32(x)) == pytest.approx(math.exp(x), rel=4e-7)
+
+
+def test_exp_at_its_ends():
+    assert [arithmetic.exp(np.float32(x)) for x in (-math.inf, -1000, -87.5, 0)] == [0, 0, 0, 1]
+    assert math.isnan(arithmetic.exp(np.float32(math.nan)))
+
+
+@given(values=st.lists(st.floats(-40, 40, width=32), min_size=1, max_size=20))
+def test_gelu(values):
+    x = np.array([values], np.float32)
+    expected = torch.nn.functional.gelu(torch.tensor(values, dtype=torch.float64)).numpy()
+    arithmetic.gelu(x)
+    np.testing.assert_allclose(x[0], expected, atol=2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("slots", [1, 3, 4, 11, 40])
+def test_attend(slots):
+    rows, heads, groups, sinks = 3, 4, 2, min(3, slots)
+    queries, near = torch.randn(2, rows, heads, 16)
+    keys, values = torch.randn(2, rows, groups, 50, 16)
+    chosen = torch.stack([torch.randperm(50)[:slots] for _ in range(rows)])
+    picked = chosen[:, None, :, None].expand(-1, groups, -1, 16)
+    k, v = (part.gather(2, picked).repeat_interleave(heads // groups, 1) for part in (keys, values))
+    scores = (queries.unsqueeze(2) * k).sum(-1)
+    scores[:, :, :sinks] = (near.unsqueeze(2) * k[:, :, :sinks]).sum(-1)
+    expected = (scores.softmax(-1).unsqueeze(-1) * v).sum(2).flatten(1)
+    counts, found = np.tile([[sinks, slots]], (rows, 1)), []
+    for threads in (1, 2):
+        mixed, room = (
+            np.full((rows, heads * 16), np.nan, np.float32),
+            np.full((rows * heads, slots), np.nan, np.float32),
+        )
+        tensors = [part.numpy() for part in (queries, near, keys, values, chosen)]
+        _with_threads(threads, lambda room=room, mixed=mixed, t=tensors: attention.attend(*t, counts, room, mixed))
+        found.append(mixed)
+    assert np.array_equal(*found)
+    np.testing.assert_allclose(found[0], expected.numpy(), atol=2e-6)
