@@ -80,8 +80,9 @@ def test_where_nothing_can_be_kept_on_disk_loops_are_compiled_all_the_same(tmp_p
 
 
 def test_what_is_compiled_is_kept_for_this_state_of_the_code(tmp_path, monkeypatch):
-    assert compiling.folder_for(True) != compiling.folder_for(False)
     monkeypatch.setenv("JAMGYM_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiling.numba.config, "CACHE_DIR", "")
+    assert compiling.folder_for(True) != compiling.folder_for(False)
     assert compiling.folder_for(True).parent == tmp_path / "compiled"
     monkeypatch.setattr(compiling.numba.config, "CACHE_DIR", str(tmp_path / "mine"))
     assert compiling.folder_for(True).parent == tmp_path / "mine"
