@@ -148,7 +148,7 @@ def attend(
 
 
 @serial
-def run_blocks(layers: Any, x: Floats, keys: Floats, values: Floats, look: Look, begin: int) -> None:
+def run_blocks(layers: Any, x: Floats, keys: Floats, values: Floats, look: Look, begin: int | np.int64) -> None:
     """Pass F frames of each row through all blocks; their keys and values are written.
 
     Of heard frames, that is all: nobody asks what the last block makes of them.

@@ -25,7 +25,8 @@ FEW_FRAMES = 32
 class CompiledStreamingDecoder(StreamingDecoder):
     """Plays what `StreamingDecoder` plays: the same random numbers, and probabilities that differ by rounding.
 
-    The weights are used in place, so the decoder may go on learning. Hooks of its modules are not called.
+    The decoder may go on learning: its weights are used in place, or, of one that was stored in eight bits and requires
+    no gradient, in eight bits until torch counts a change. Hooks of its modules are not called.
 
     Args:
         decoder: In eval mode, on the processor, in single precision.
