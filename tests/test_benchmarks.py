@@ -311,17 +311,18 @@ def test_decoder_throughput(tmp_path):
     out = tmp_path / "out.json"
     sizes = ("--size", "128", "1", "--k", "1", "2", "--batch", "1", "2", "--history", "1", "60", "--window", "20")
     calls = ("--calls", "2", "--block", "1", "--warm-up", "1", "--limit", "0.05", "--threads", "1")
-    streams = ("--stream-seconds", "1", "--stream-history", "4", "--json", out)
-    result = run(*sizes, *calls, *streams, script=SCRIPT.with_name("decoder_throughput.py"))
+    streaming = ("--stream-seconds", "1", "--stream-history", "4", "--json", out)
+    result = run(*sizes, *calls, *streaming, script=SCRIPT.with_name("decoder_throughput.py"))
     assert result.returncode == 0, result.stderr[-3000:]
     assert "(a) no cache" in result.stdout and "met" in result.stdout
     report = json.loads(out.read_text())
     assert report["decoder"]["window"] == 20 and report["decoder"]["heads"] == 2
-    names = ["streaming_compiled", "streaming", "streaming_unbounded", "reencoding", "fused", "fused_free"]
+    streams = ["streaming_compiled_eight_bits", "streaming_compiled", "streaming", "streaming_unbounded"]
+    names = [*streams, "reencoding", "fused", "fused_free"]
     assert [row["name"] for row in report["rows"]] == 8 * names
     for row in report["rows"]:
         ours = row["name"].startswith("streaming")
-        assert set(row["ratios"]) == (set() if ours else {"streaming_compiled", "streaming", "streaming_unbounded"})
+        assert set(row["ratios"]) == (set() if ours else set(streams))
         assert row["frames_per_second"] > 0 and all(value > 0 for value in row["ratios"].values())
         if row["calls"]:
             assert row["median_ms"] <= row["p99_ms"] and row["at_least_ms"] is None and row["calls"] <= 2
@@ -331,7 +332,8 @@ def test_decoder_throughput(tmp_path):
     checks = {check["name"]: check for check in report["checks"]}
     assert {
         *("streaming/fused/k1/batch1", "streaming_compiled/fused/k1/batch1", "streaming/flat_cost/k1"),
-        *("share_of_real_time", "p99_of_budget", "compiled_guided_share_of_real_time"),
+        *("streaming_compiled_eight_bits/fused/k1/batch1", "share_of_real_time"),
+        *("p99_of_budget", "compiled_guided_share_of_real_time"),
     } <= set(checks)
     memory = checks["streaming/flat_memory/k5"]
     assert memory["met"] is True and memory["value"] == 1.0
