@@ -16,10 +16,10 @@ from torch.nn import functional as F
 #: Cosine and signed sine `(..., head_dim)` of frame times, as `rotary_angles` returns them.
 Angles = tuple[Tensor, Tensor]
 #: Of the rates at which pairs rotate.
-BASE = 10_000.0
+_BASE = 10_000.0
 
 
-def rotary_angles(positions: Tensor, head_dim: int, base: float = BASE) -> Angles:
+def rotary_angles(positions: Tensor, head_dim: int) -> Angles:
     """Return what `rotate` needs for frame times `positions` `(...)`.
 
     In double precision: after ten hours a single-precision angle is wrong by a twentieth of a radian.
@@ -27,15 +27,15 @@ def rotary_angles(positions: Tensor, head_dim: int, base: float = BASE) -> Angle
     Returns:
         The cosines `(..., head_dim)` of both halves, and the sines, negative in the first half.
     """
-    angles = positions.unsqueeze(-1) * rotary_rates(head_dim, base, positions.device)
+    angles = positions.unsqueeze(-1) * rotary_rates(head_dim, positions.device)
     cos, sin = angles.cos().float(), angles.sin().float()
     return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 @cache
-def rotary_rates(head_dim: int, base: float, device: torch.device) -> Tensor:
+def rotary_rates(head_dim: int, device: torch.device) -> Tensor:
     """Return radians per frame `(head_dim / 2,)` of each pair."""
-    return base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float64) / head_dim)
+    return _BASE ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float64) / head_dim)
 
 
 @cache

@@ -55,7 +55,7 @@ def test_without_a_pool_that_stays_awake_loops_are_not_shared(tmp_path, why):
         "from tests.agents.compiled_helpers import first_chunk\n"
         "assert not compiling.PARALLEL\n"
         "a, b = (first_chunk(make(tiny_decoder())) for make in (StreamingDecoder, CompiledStreamingDecoder))\n"
-        "print((a.codes == b.codes).all().item())"
+        "import torch; print(torch.equal(a.codes, b.codes))"
     )
     layer = "default" if why == "there is none" else "workqueue"
     assert _python(code, NUMBA_CACHE_DIR=str(tmp_path), NUMBA_THREADING_LAYER=layer).split() == ["True"]

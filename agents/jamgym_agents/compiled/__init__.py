@@ -31,24 +31,30 @@ def make_stream(decoder: AccompanimentDecoder, compiled: bool | Literal["auto"] 
         from jamgym_agents.compiled.streaming import CompiledStreamingDecoder
 
         return CompiledStreamingDecoder(decoder)
-    except ConfigError as error:
-        problem = error
-    except ImportError as error:
-        problem = ConfigError(
+    except ConfigError:
+        if compiled != "auto":
+            raise
+    except Exception as error:
+        # A broken LLVM, a full disk, a damaged file: whatever befalls the compiler, one can play without it.
+        if compiled != "auto":
+            raise _refusal(error) from error
+        if not isinstance(error, ImportError):
+            _LOG.warning("Playing without compiled loops, which cannot be had here (%s).", _named(error))
+    return StreamingDecoder(decoder)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _refusal(error: Exception) -> ConfigError:
+    """Return what to tell those who insist on compiled loops."""
+    if isinstance(error, ImportError):
+        return ConfigError(
             f"compiled is true, and numba cannot be imported ({error}). Install it with pip install 'jamgym[fast]', "
             "or set compiled to false."
         )
-        problem.__cause__ = error
-    except Exception as error:
-        # A broken LLVM, a full disk, a damaged file: whatever befalls the compiler, one can play without it.
-        found = f"{type(error).__name__}: {error}"
-        if compiled == "auto":
-            _LOG.warning("Playing without compiled loops, which cannot be had here (%s).", found)
-        problem = ConfigError(
-            f"compiled is true, and compiled loops cannot be had here ({found}). Set NUMBA_CACHE_DIR to another folder "
-            "if the disk is at fault, or set compiled to false."
-        )
-        problem.__cause__ = error
-    if compiled == "auto":
-        return StreamingDecoder(decoder)
-    raise problem
+    return ConfigError(
+        f"compiled is true, and compiled loops cannot be had here ({_named(error)}). Set NUMBA_CACHE_DIR to another "
+        "folder if the disk is at fault, or set compiled to false."
+    )

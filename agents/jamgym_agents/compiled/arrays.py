@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from jamgym_agents.attention import BASE, Block, rotary_rates
+from jamgym_agents.attention import Block, rotary_rates
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
 from jamgym_agents.kv_cache import DecoderState
 from jamgym_agents.sampling import Sampling
@@ -209,7 +209,7 @@ def look_of(config: DecoderConfig, positions: Tensor, state: DecoderState, strea
         stream=stream,
         window=_ENDLESS if config.window is None else config.window,
         sinks=config.sinks,
-        rates=memory_of(rotary_rates(config.dim // config.heads, BASE, positions.device)),
+        rates=memory_of(rotary_rates(config.dim // config.heads, positions.device)),
     )
 
 
