@@ -13,9 +13,12 @@ from jamgym_agents.compiled import arithmetic, arrays, attention, compiling
 from jamgym_agents.compiled import sampling as fast
 from jamgym_agents.compiled.arrays import draws_of
 from jamgym_agents.eight_bit import as_eight_bits
+from jamgym_agents.kv_cache import HEARD, PLAYED
 from jamgym_agents.sampling import Sampling
+from jamgym_agents.streaming import StreamingDecoder
 
 from .compiled_helpers import rounded
+from .helpers import tiny_decoder
 
 
 @settings(max_examples=150, deadline=None)
@@ -95,25 +98,67 @@ def test_gelu(values):
     np.testing.assert_allclose(x[0], expected, atol=2e-6, rtol=1e-6)
 
 
+@given(values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=70), nan=st.booleans())
+def test_highest(values, nan):
+    x = np.array(values + [math.nan] * nan, np.float32)
+    assert arithmetic.highest(x) == arithmetic.highest(x[::-1].copy()) == max(values)
+
+
+@given(values=st.lists(st.floats(-200, 40, width=32), min_size=1, max_size=40))
+def test_softmax(values):
+    x = np.array(values, np.float32)
+    expected = torch.tensor(values).softmax(-1).numpy()
+    attention.softmax(x)
+    np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-7)
+    x[0] = math.nan
+    attention.softmax(x)
+    assert np.isnan(x).all()
+
+
 @pytest.mark.parametrize("slots", [1, 3, 4, 11, 40])
-def test_attend(slots):
-    rows, heads, groups, sinks = 3, 4, 2, min(3, slots)
-    queries, near = torch.randn(2, rows, heads, 16)
+@pytest.mark.parametrize("shared", [1, 2, 3])
+def test_attend(slots, shared):
+    rows, groups, sinks = 3, 2, min(3, slots)
+    queries, near = torch.randn(2, rows, groups, shared, 16)
     keys, values = torch.randn(2, rows, groups, 50, 16)
     chosen = torch.stack([torch.randperm(50)[:slots] for _ in range(rows)])
     picked = chosen[:, None, :, None].expand(-1, groups, -1, 16)
-    k, v = (part.gather(2, picked).repeat_interleave(heads // groups, 1) for part in (keys, values))
-    scores = (queries.unsqueeze(2) * k).sum(-1)
-    scores[:, :, :sinks] = (near.unsqueeze(2) * k[:, :, :sinks]).sum(-1)
-    expected = (scores.softmax(-1).unsqueeze(-1) * v).sum(2).flatten(1)
+    k, v = (part.gather(2, picked).unsqueeze(2) for part in (keys, values))
+    scores = (queries.unsqueeze(3) * k).sum(-1)
+    scores[..., :sinks] = (near.unsqueeze(3) * k[..., :sinks, :]).sum(-1)
+    expected = (scores.softmax(-1).unsqueeze(-1) * v).sum(3)
     counts, found = np.tile([[sinks, slots]], (rows, 1)), []
     for threads in (1, 2):
-        mixed, room = (
-            np.full((rows, heads * 16), np.nan, np.float32),
-            np.full((rows * heads, slots), np.nan, np.float32),
-        )
+        mixed = np.full(queries.shape, np.nan, np.float32)
+        room = np.full((rows * groups, shared, slots), np.nan, np.float32)
         tensors = [part.numpy() for part in (queries, near, keys, values, chosen)]
         _with_threads(threads, lambda room=room, mixed=mixed, t=tensors: attention.attend(*t, counts, room, mixed))
         found.append(mixed)
     assert np.array_equal(*found)
     np.testing.assert_allclose(found[0], expected.numpy(), atol=2e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    stream=st.sampled_from([HEARD, PLAYED]),
+    place=st.integers(0, 60),
+    ahead=st.integers(-70, 9),
+    window=st.one_of(st.none(), st.integers(3, 20)),
+    sinks=st.integers(0, 5),
+)
+def test_the_list_of_slots_is_what_the_mask_lets_through(stream, place, ahead, window, sinks):
+    window = window and max(window, sinks + 1)
+    config = tiny_decoder(window=window, sinks=sinks).config
+    stream_of = StreamingDecoder(tiny_decoder(window=window, sinks=sinks), capacity=1)
+    state = stream_of.initial_state(2)
+    state.heard += max(place + ahead, 0) if stream == PLAYED else place
+    state.played += place
+    extent = state.make_room(1, stream)
+    positions = torch.full((2, 1), place)
+    view = stream_of._look(positions, state, stream, extent)
+    seen = torch.arange(2 * state.capacity)[view.used][view.bias[1, 0, 0] == 0]
+    look = arrays.look_of(config, positions, state, stream)
+    slots = np.full(2 * state.capacity, -1)
+    near, count = attention.list_slots(look, 1, place, state.capacity, slots)
+    assert sorted(slots[:count]) == seen.tolist()
+    assert set(slots[:near]) == {slot for slot in slots[:count] if slot < 2 * sinks}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 
 from jamgym.errors import ConfigError
@@ -105,6 +106,20 @@ def test_the_next_process_compiles_nothing(tmp_path):
         "print(*(sum(part.stats.cache_misses.values()) for part in (decoding.decode, decoding.hear)))"
     )
     assert [_python(code, NUMBA_CACHE_DIR=str(tmp_path)).split() for _ in range(2)] == [["1", "1"], ["0", "0"]]
+
+
+def test_functions_that_ask_for_the_widest_vectors_are_compiled_for_them():
+    @numba.njit
+    def asks():
+        compiling.widest_vectors()
+        return 1
+
+    @numba.njit
+    def does_not():
+        return 1
+
+    told = ['"prefer-vector-width"="512"' in "".join(f.inspect_llvm().values()) for f in (asks, does_not) if f() == 1]
+    assert told == [True, False]
 
 
 class _Broken:

@@ -14,7 +14,7 @@ import numpy as np
 from numba import prange
 
 from jamgym_agents.compiled.arrays import Bytes, Floats, Linear, Norm
-from jamgym_agents.compiled.compiling import parallel, serial, strict
+from jamgym_agents.compiled.compiling import parallel, serial, strict, widest_vectors
 
 #: So many are done before threads have shared them out.
 FEW_PRODUCTS = 2**16
@@ -27,6 +27,8 @@ _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(1 / math.factorial(n)) for n in range
 #: Below it, e^x is less than the smallest normal number.
 _LOWEST = np.float32(-87.0)
 _HIGHEST = np.float32(88.0)
+#: Numbers that the widest vectors hold.
+_LANES = 16
 
 
 @strict
@@ -47,8 +49,28 @@ def exp(x: np.float32) -> np.float32:
 
 
 @serial
+def highest(x: Floats) -> np.float32:
+    """Return the largest number of `x` `(C,)`, passing over NaN.
+
+    Several at once, where numpy's looks at one after the other to find NaN.
+    """
+    lanes = np.full(_LANES, -np.inf, np.float32)
+    whole = len(x) - len(x) % _LANES
+    for begin in range(0, whole, _LANES):
+        for j in range(_LANES):
+            lanes[j] = x[begin + j] if x[begin + j] > lanes[j] else lanes[j]
+    result = np.float32(-np.inf)
+    for j in range(_LANES):
+        result = lanes[j] if lanes[j] > result else result
+    for j in range(whole, len(x)):
+        result = x[j] if x[j] > result else result
+    return result
+
+
+@serial
 def dot(a: Floats | Bytes, b: Floats) -> np.float32:
     """Return the product of two rows of numbers of one length."""
+    widest_vectors()
     total = np.float32(0.0)
     for j in range(len(a)):
         total += np.float32(a[j]) * b[j]
@@ -56,39 +78,52 @@ def dot(a: Floats | Bytes, b: Floats) -> np.float32:
 
 
 @serial
-def dot_tile(a: Floats | Bytes, b: Floats | Bytes, x: Floats, r: int) -> Any:
-    """Return the products of `a`, then those of `b`, and four rows of `x` from row r on: each is read once."""
+def dot_tile(a: Floats | Bytes, b: Floats | Bytes, c: Floats | Bytes, d: Floats | Bytes, x: Floats, r: int) -> Any:
+    """Return the products of each of a to d with four rows of `x` from row r on: numbers are read once."""
+    widest_vectors()
     a0, a1, a2, a3 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
     b0, b1, b2, b3 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
+    c0, c1, c2, c3 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
+    d0, d1, d2, d3 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
     x0, x1, x2, x3 = x[r], x[r + 1], x[r + 2], x[r + 3]
     for j in range(len(a)):
-        left, right = np.float32(a[j]), np.float32(b[j])
-        a0 += left * x0[j]
-        a1 += left * x1[j]
-        a2 += left * x2[j]
-        a3 += left * x3[j]
-        b0 += right * x0[j]
-        b1 += right * x1[j]
-        b2 += right * x2[j]
-        b3 += right * x3[j]
-    return (a0, a1, a2, a3), (b0, b1, b2, b3)
+        aj, bj, cj, dj = np.float32(a[j]), np.float32(b[j]), np.float32(c[j]), np.float32(d[j])
+        a0 += aj * x0[j]
+        a1 += aj * x1[j]
+        a2 += aj * x2[j]
+        a3 += aj * x3[j]
+        b0 += bj * x0[j]
+        b1 += bj * x1[j]
+        b2 += bj * x2[j]
+        b3 += bj * x3[j]
+        c0 += cj * x0[j]
+        c1 += cj * x1[j]
+        c2 += cj * x2[j]
+        c3 += cj * x3[j]
+        d0 += dj * x0[j]
+        d1 += dj * x1[j]
+        d2 += dj * x2[j]
+        d3 += dj * x3[j]
+    return (a0, a1, a2, a3), (b0, b1, b2, b3), (c0, c1, c2, c3), (d0, d1, d2, d3)
 
 
 def _linear(weights: Linear, x: Floats, y: Floats) -> None:
     weight, scale, bias = weights
     count, rows = len(weight), len(x)
     tiled = rows - rows % 4
-    for pair in prange((count + 1) // 2):
-        # The last of an odd number of outputs is computed twice.
-        i, j = 2 * pair, min(2 * pair + 1, count - 1)
+    for four in prange((count + 3) // 4):
+        # If the outputs are no multiple of four, the last one is computed again.
+        last = count - 1
+        a, b, c, d = 4 * four, min(4 * four + 1, last), min(4 * four + 2, last), min(4 * four + 3, last)
+        outputs = (a, b, c, d)
         for r in range(0, tiled, 4):
-            left, right = dot_tile(weight[i], weight[j], x, r)
-            for n in range(4):
-                y[r + n, i] = left[n] * scale[i] + bias[i]
-                y[r + n, j] = right[n] * scale[j] + bias[j]
+            products = dot_tile(weight[a], weight[b], weight[c], weight[d], x, r)
+            for m in range(4):
+                for n in range(4):
+                    y[r + n, outputs[m]] = products[m][n] * scale[outputs[m]] + bias[outputs[m]]
         for r in range(tiled, rows):
-            y[r, i] = dot(weight[i], x[r]) * scale[i] + bias[i]
-            y[r, j] = dot(weight[j], x[r]) * scale[j] + bias[j]
+            for i in outputs:
+                y[r, i] = dot(weight[i], x[r]) * scale[i] + bias[i]
 
 
 _serial_linear, _parallel_linear = serial(_linear), parallel(_linear)
@@ -109,6 +144,7 @@ def gelu(x: Floats) -> None:
 
     The error function is formula 7.1.26 of Abramowitz and Stegun 1964, within 1.5e-7.
     """
+    widest_vectors()
     for r in range(x.shape[0]):
         for j in range(x.shape[1]):
             value = x[r, j]

@@ -138,7 +138,7 @@ def memory_of(values: Tensor) -> NDArray[Any]:
     """
     if not values.is_contiguous():
         raise ValueError(f"a tensor of shape {tuple(values.shape)} has strides {values.stride()}: it is not contiguous")
-    return cast(NDArray[Any], values.detach().numpy())
+    return cast("NDArray[Any]", values.detach().numpy())
 
 
 def floats_of(values: Tensor) -> Floats:

@@ -12,10 +12,10 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from jamgym_agents.compiled.arithmetic import dot, exp, gelu, linear, normalise
+from jamgym_agents.compiled.arithmetic import dot, exp, gelu, highest, linear, normalise
 from jamgym_agents.compiled.arrays import Floats, Ints, Look
-from jamgym_agents.compiled.compiling import parallel, serial
-from jamgym_agents.kv_cache import HEARD
+from jamgym_agents.compiled.compiling import parallel, serial, widest_vectors
+from jamgym_agents.kv_cache import HEARD, PLAYED
 
 
 @serial
@@ -38,17 +38,23 @@ def list_slots(look: Look, row: int, place: int, capacity: int, slots: Ints) -> 
     Returns:
         How many of them are sinks, and how many there are.
     """
+    heard, played = (place + 1, 0) if look.stream == HEARD else (look.heard[row], place + 1)
+    end = max(heard, played)
+    # The ring holds what the window reaches; nothing may be written beyond the list even if it did not.
+    reach = max(place + 1 - look.window, look.sinks, end - capacity + look.sinks)
     count = near = 0
     for part in range(2):
-        for stream in range(look.stream + 1):
-            end = place + 1 if stream == look.stream else look.heard[row]
-            first, last = 0, min(end, look.sinks)
-            if part == 1:
-                # The ring holds what the window reaches; nothing may be written beyond the list even if it did not.
-                first, last = max(place + 1 - look.window, look.sinks, end - capacity + look.sinks), end
-            for frame in range(first, last):
-                slots[count] = 2 * slot_of(frame, capacity, look.sinks) + stream
+        first, last = (0, min(end, look.sinks)) if part == 0 else (reach, end)
+        slot = slot_of(first, capacity, look.sinks)
+        # As they lie in memory: both streams of a frame side by side.
+        for frame in range(first, last):
+            if frame < heard:
+                slots[count] = 2 * slot + HEARD
                 count += 1
+            if frame < played:
+                slots[count] = 2 * slot + PLAYED
+                count += 1
+            slot = slot + 1 if slot + 1 < capacity else look.sinks
         if part == 0:
             near = count
     return near, count
@@ -74,36 +80,56 @@ def turn(x: Floats, angles: Floats, scale: np.float32, y: Floats) -> None:
 
 
 @serial
-def score(query: Floats, keys: Floats, slots: Ints, begin: int, end: int, scores: Floats) -> None:
-    """Set `scores` from `begin` to `end` to the products of `query` `(h,)` and the `keys` `(slots, h)` in `slots`."""
-    tiled = end - (end - begin) % 4
-    for s in range(begin, tiled, 4):
-        k0, k1, k2, k3 = keys[slots[s]], keys[slots[s + 1]], keys[slots[s + 2]], keys[slots[s + 3]]
-        s0, s1, s2, s3 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
-        for j in range(len(query)):
-            s0 += query[j] * k0[j]
-            s1 += query[j] * k1[j]
-            s2 += query[j] * k2[j]
-            s3 += query[j] * k3[j]
-        scores[s], scores[s + 1], scores[s + 2], scores[s + 3] = s0, s1, s2, s3
-    for s in range(tiled, end):
-        scores[s] = dot(query, keys[slots[s]])
+def score(queries: Floats, keys: Floats, slots: Ints, begin: int, end: int, scores: Floats) -> None:
+    """Set `scores` `(H / G, S)` from `begin` to `end` to the products of `queries` `(H / G, h)` and keys.
+
+    Args:
+        queries: Of the heads that share the keys: each key is read once.
+        keys: `(slots, h)`.
+        slots: `(S,)` where the keys lie.
+        begin: The first of those.
+        end: Behind the last one.
+        scores: The result.
+    """
+    for s in range(begin, end):
+        key = keys[slots[s]]
+        for a in range(len(queries)):
+            scores[a, s] = dot(queries[a], key)
 
 
 @serial
-def mix(weights: Floats, values: Floats, slots: Ints, end: int, mixed: Floats) -> None:
-    """Set `mixed` `(h,)` to the sum of the `values` `(slots, h)` in the first slots up to `end`, times `weights`."""
-    mixed[:] = 0
-    tiled = end - end % 4
+def softmax(scores: Floats) -> None:
+    """Replace `scores` `(S,)` by their softmax."""
+    widest_vectors()
+    top, total = highest(scores), np.float32(0.0)
+    for s in range(len(scores)):
+        scores[s] = exp(scores[s] - top)
+        total += scores[s]
+    scores *= np.float32(1.0) / total
+
+
+@serial
+def mix(weights: Floats, values: Floats, slots: Ints, mixed: Floats) -> None:
+    """Set `mixed` `(H / G, h)` to the sums of the values `(slots, h)` in `slots` `(S,)`, times `weights` `(H / G, S)`.
+
+    Four values at a time, for all heads that share them.
+    """
+    widest_vectors()
+    # Apart from what other threads write: two that write to one line of the cache wait for each other each time.
+    sums = np.zeros(mixed.shape, np.float32)
+    tiled = len(slots) - len(slots) % 4
     for s in range(0, tiled, 4):
-        w0, w1, w2, w3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
         v0, v1, v2, v3 = values[slots[s]], values[slots[s + 1]], values[slots[s + 2]], values[slots[s + 3]]
-        for j in range(len(mixed)):
-            mixed[j] += w0 * v0[j] + w1 * v1[j] + w2 * v2[j] + w3 * v3[j]
-    for s in range(tiled, end):
+        for a in range(len(sums)):
+            w0, w1, w2, w3 = weights[a, s], weights[a, s + 1], weights[a, s + 2], weights[a, s + 3]
+            for j in range(sums.shape[1]):
+                sums[a, j] += w0 * v0[j] + w1 * v1[j] + w2 * v2[j] + w3 * v3[j]
+    for s in range(tiled, len(slots)):
         value = values[slots[s]]
-        for j in range(len(mixed)):
-            mixed[j] += weights[s] * value[j]
+        for a in range(len(sums)):
+            for j in range(sums.shape[1]):
+                sums[a, j] += weights[a, s] * value[j]
+    mixed[:] = sums
 
 
 @parallel
@@ -117,34 +143,29 @@ def attend(
     scores: Floats,
     mixed: Floats,
 ) -> None:
-    """Set `mixed` `(R F, H h)` to what F frames of each row find where they may look.
+    """Set `mixed` `(R F, G, H / G, h)` to what F frames of each row find where they may look.
 
     Args:
-        queries: `(R F, H, h)`, turned and scaled.
+        queries: `(R F, G, H / G, h)`, turned and scaled.
         near: The same, at their near places.
         keys: `(R, G, slots, h)` of this block.
         values: The same.
         slots: `(R F, S)` where each may look: sinks, then others.
         counts: `(R F, 2)` how many sinks, and how many in all.
-        scores: `(R F H, S)`, to be overwritten.
+        scores: `(R F G, H / G, S)`, to be overwritten.
         mixed: The result.
     """
-    count, heads, width = queries.shape
-    shared = heads // keys.shape[1]
+    count, groups = queries.shape[:2]
     frames = count // keys.shape[0]
-    for head in prange(count * heads):
-        n, a = head // heads, head % heads
-        r, g = n // frames, a // shared
-        weights, end = scores[head, : counts[n, 1]], counts[n, 1]
-        score(near[n, a], keys[r, g], slots[n], 0, counts[n, 0], weights)
-        score(queries[n, a], keys[r, g], slots[n], counts[n, 0], end, weights)
-        highest, total = weights.max(), np.float32(0.0)
-        for s in range(end):
-            weights[s] = exp(weights[s] - highest)
-            total += weights[s]
-        result = mixed[n, a * width : (a + 1) * width]
-        mix(weights, values[r, g], slots[n], end, result)
-        result /= total
+    for item in prange(count * groups):
+        n, g = item // groups, item % groups
+        r, sinks, end = n // frames, counts[n, 0], counts[n, 1]
+        weights = scores[item]
+        score(near[n, g], keys[r, g], slots[n], 0, sinks, weights)
+        score(queries[n, g], keys[r, g], slots[n], sinks, end, weights)
+        for a in range(len(weights)):
+            softmax(weights[a, :end])
+        mix(weights, values[r, g], slots[n, :end], mixed[n, g])
 
 
 @serial
@@ -164,11 +185,12 @@ def run_blocks(layers: Any, x: Floats, keys: Floats, values: Floats, look: Look,
     count, dim = x.shape
     rows, groups, capacity, width = len(look.places), keys.shape[2], keys.shape[3] // 2, keys.shape[4]
     frames, heads = count // rows, dim // width
+    shared = heads // groups
     normed = np.empty((count, dim), np.float32)
     qkv = np.empty((count, (heads + 2 * groups) * width), np.float32)
-    queries = np.empty((count, heads, width), np.float32)
-    near = np.empty((count, heads, width), np.float32)
-    mixed = np.empty((count, dim), np.float32)
+    queries = np.empty((count, groups, shared, width), np.float32)
+    near = np.empty((count, groups, shared, width), np.float32)
+    mixed = np.empty((count, groups, shared, width), np.float32)
     wide = np.empty((count, layers[0].expand.weight.shape[0]), np.float32)
     scale = np.float32(width**-0.5)
 
@@ -181,7 +203,7 @@ def run_blocks(layers: Any, x: Floats, keys: Floats, values: Floats, look: Look,
         counts[n] = list_slots(look, n // frames, place, capacity, slots[n])
         find_angles(look.rates, place, own[n])
         find_angles(look.rates, min(place, look.window - 1), nearer[n])
-    scores = np.empty((count * heads, counts[:, 1].max()), np.float32)
+    scores = np.empty((count * groups, shared, counts[:, 1].max()), np.float32)
 
     for index in range(len(layers)):
         layer = layers[index]
@@ -190,8 +212,8 @@ def run_blocks(layers: Any, x: Floats, keys: Floats, values: Floats, look: Look,
         for n in range(count):
             for a in range(heads):
                 part = qkv[n, a * width : (a + 1) * width]
-                turn(part, own[n], scale, queries[n, a])
-                turn(part, nearer[n], scale, near[n, a])
+                turn(part, own[n], scale, queries[n, a // shared, a % shared])
+                turn(part, nearer[n], scale, near[n, a // shared, a % shared])
             r = n // frames
             slot = 2 * slot_of(look.places[r, begin + n % frames], capacity, look.sinks) + look.stream
             for g in range(groups):
@@ -202,7 +224,7 @@ def run_blocks(layers: Any, x: Floats, keys: Floats, values: Floats, look: Look,
             break
         # Views of the rows that are passed: with guidance, the other half hears nothing.
         attend(queries, near, keys[index, :rows], values[index, :rows], slots, counts, scores, mixed)
-        linear(layer.out, mixed, normed)
+        linear(layer.out, mixed.reshape(count, dim), normed)
         x += normed
         normalise(layer.norm_mlp, x, normed)
         linear(layer.expand, normed, wide)

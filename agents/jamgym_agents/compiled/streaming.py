@@ -18,8 +18,8 @@ from jamgym_agents.sampling import Sampling
 from jamgym_agents.streaming import StreamingDecoder
 
 _LOG = logging.getLogger(__name__)
-#: Newly heard frames of all rows; torch, which passes all of them through a block at once, is as fast with more.
-FEW_FRAMES = 32
+#: Newly heard frames of all rows; with more of them, the products of torch's library are as fast.
+FEW_FRAMES = 256
 
 
 class CompiledStreamingDecoder(StreamingDecoder):
