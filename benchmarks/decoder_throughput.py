@@ -53,7 +53,7 @@ from rich.table import Table
 
 from jamgym_agents.compiled.streaming import CompiledStreamingDecoder
 from jamgym_agents.decoder import AccompanimentDecoder, DecoderConfig
-from jamgym_agents.eight_bit import from_eight_bits, to_eight_bits
+from jamgym_agents.eight_bit import round_to_eight_bits
 from jamgym_agents.streaming import DecoderState, StreamingDecoder
 
 FRAMES_PER_SECOND = 25
@@ -151,7 +151,7 @@ class Grid:
         decoder = AccompanimentDecoder(config, torch.randn(shape, generator=generator)).eval()
         # As it would come from a file in eight bits.
         rounded = copy.deepcopy(decoder).requires_grad_(False)
-        rounded.load_state_dict(from_eight_bits(to_eight_bits(decoder.state_dict())))
+        round_to_eight_bits(rounded)
         self.streams: dict[str, StreamingDecoder] = {
             EIGHT_BITS: CompiledStreamingDecoder(rounded),
             COMPILED: CompiledStreamingDecoder(decoder),

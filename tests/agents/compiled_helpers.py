@@ -2,7 +2,7 @@
 
 import torch
 
-from jamgym_agents.eight_bit import from_eight_bits, to_eight_bits
+from jamgym_agents.eight_bit import round_to_eight_bits
 from jamgym_agents.sampling import Sampling
 
 from .test_streaming import FRAMES
@@ -20,5 +20,5 @@ def first_chunk(stream, k=4):
 
 def rounded(module):
     """Give `module` weights that a file has rounded to eight bits; they no longer learn."""
-    module.load_state_dict(from_eight_bits(to_eight_bits(module.state_dict())))
+    round_to_eight_bits(module)
     return module.requires_grad_(False)

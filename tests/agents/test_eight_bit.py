@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jamgym_agents.eight_bit import from_eight_bits, to_eight_bits
+from jamgym_agents.eight_bit import as_eight_bits, from_eight_bits, round_to_eight_bits, to_eight_bits
 
 
 @given(rows=st.integers(1, 5), columns=st.integers(1, 9), power=st.integers(-30, 30), seed=st.integers(0, 1000))
@@ -45,3 +45,15 @@ def test_weights_that_are_not_finite_are_not_stored():
     with pytest.raises(ValueError, match="a has weights that are not finite"):
         to_eight_bits({"a": torch.tensor([[1.0, float("nan")]])})
     assert to_eight_bits({"a": torch.zeros(2, 0)})["a"].shape == (2, 0)
+
+
+@torch.no_grad()
+def test_what_was_rounded_is_read_in_eight_bits_and_nothing_else():
+    module = torch.nn.Linear(9, 5)
+    assert as_eight_bits(module.weight) is None
+    round_to_eight_bits(module)
+    whole, scale = as_eight_bits(module.weight)
+    assert whole.dtype == torch.int8 and whole.abs().amax(1).tolist() == [127] * 5
+    torch.testing.assert_close(whole * scale.unsqueeze(1), module.weight)
+    module.weight[2, 3] += scale[2] / 3
+    assert as_eight_bits(module.weight) is None
