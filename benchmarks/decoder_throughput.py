@@ -57,16 +57,19 @@ from jamgym_agents.eight_bit import round_to_eight_bits
 from jamgym_agents.streaming import DecoderState, StreamingDecoder
 
 FRAMES_PER_SECOND = 25
-EIGHT_BITS, COMPILED = "streaming_compiled_eight_bits", "streaming_compiled"
+EIGHT_BITS, HALVES = "streaming_compiled_eight_bits", "streaming_compiled_half"
+COMPILED = "streaming_compiled"
 STREAMING, UNBOUNDED = "streaming", "streaming_unbounded"
 REENCODING, FUSED = "reencoding", "fused"
 FREE = "fused_free"
-OURS = (EIGHT_BITS, COMPILED, STREAMING, UNBOUNDED)
+OURS = (EIGHT_BITS, HALVES, COMPILED, STREAMING, UNBOUNDED)
+#: Those of `StreamingDecoder` by how it computes.
 LABELS = {
-    EIGHT_BITS: "StreamingDecoder, compiled, 8 bits",
-    COMPILED: "StreamingDecoder, compiled",
-    STREAMING: "StreamingDecoder",
-    UNBOUNDED: "StreamingDecoder, no window",
+    EIGHT_BITS: "compiled, 8 bits",
+    HALVES: "compiled, 16 bits",
+    COMPILED: "compiled, 32 bits",
+    STREAMING: "torch",
+    UNBOUNDED: "torch, no window",
     REENCODING: "(a) no cache",
     FUSED: "(b) cache per chunk",
     FREE: "(b), history for nothing",
@@ -149,11 +152,13 @@ class Grid:
         shape = (config.num_codebooks, config.cardinality, config.latent_dim)
         torch.manual_seed(args.seed)
         decoder = AccompanimentDecoder(config, torch.randn(shape, generator=generator)).eval()
-        # As it would come from a file in eight bits.
-        rounded = copy.deepcopy(decoder).requires_grad_(False)
-        round_to_eight_bits(rounded)
+        # As they would come from files; the one whose weights are used in place is learning.
+        eight_bits, halves = (copy.deepcopy(decoder).requires_grad_(False) for _ in range(2))
+        round_to_eight_bits(eight_bits)
+        halves.half().float()
         self.streams: dict[str, StreamingDecoder] = {
-            EIGHT_BITS: CompiledStreamingDecoder(rounded),
+            EIGHT_BITS: CompiledStreamingDecoder(eight_bits),
+            HALVES: CompiledStreamingDecoder(halves),
             COMPILED: CompiledStreamingDecoder(decoder),
             STREAMING: StreamingDecoder(decoder),
         }
@@ -227,7 +232,7 @@ def make_table(title: str, rows: list[Row], ours: list[str]) -> Table:
     table = Table(title=title, title_justify="left")
     for heading in ("history s", "batch", "k"):
         table.add_column(heading, justify="right")
-    table.add_column("decoder")
+    table.add_column("decoder", no_wrap=True)
     for heading in ("n calls", "median ms", "p99 ms", "frames/s", *(f"x {LABELS[name]}" for name in ours)):
         table.add_column(heading, justify="right")
     cell = None
@@ -304,7 +309,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.window is not None:
         config = replace(config, window=args.window or None)
     grid = Grid(args, config)
-    console = Console(width=150)
+    console = Console(width=154)
     rows: list[Row] = []
     for seconds, batch, k in product(args.history, args.batch, args.k):
         with console.status(f"history {seconds} s, batch {batch}, k {k}"):

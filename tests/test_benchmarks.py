@@ -317,7 +317,8 @@ def test_decoder_throughput(tmp_path):
     assert "(a) no cache" in result.stdout and "met" in result.stdout
     report = json.loads(out.read_text())
     assert report["decoder"]["window"] == 20 and report["decoder"]["heads"] == 2
-    streams = ["streaming_compiled_eight_bits", "streaming_compiled", "streaming", "streaming_unbounded"]
+    compiled = ["streaming_compiled_eight_bits", "streaming_compiled_half", "streaming_compiled"]
+    streams = [*compiled, "streaming", "streaming_unbounded"]
     names = [*streams, "reencoding", "fused", "fused_free"]
     assert [row["name"] for row in report["rows"]] == 8 * names
     for row in report["rows"]:

@@ -1,5 +1,6 @@
 """What the tests of compiled loops share."""
 
+import numpy as np
 import torch
 
 from jamgym_agents.eight_bit import round_to_eight_bits
@@ -18,7 +19,10 @@ def first_chunk(stream, k=4):
     return stream.generate(state, k, Sampling(), torch.Generator().manual_seed(3))
 
 
-def rounded(module):
-    """Give `module` weights that a file has rounded to eight bits; they no longer learn."""
-    round_to_eight_bits(module)
+def rounded(module, kind=np.int8):
+    """Give `module` weights that compiled loops read as `kind`, as a file would; they no longer learn."""
+    if kind == np.int8:
+        round_to_eight_bits(module)
+    if kind == np.int16:
+        module.load_state_dict({name: value.half().float() for name, value in module.state_dict().items()})
     return module.requires_grad_(False)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jamgym_agents import sampling as plain
-from jamgym_agents.compiled import arithmetic, arrays, attention, compiling
+from jamgym_agents.compiled import arithmetic, arrays, attention, compiling, weights
 from jamgym_agents.compiled import sampling as fast
 from jamgym_agents.compiled.arrays import draws_of
 from jamgym_agents.eight_bit import as_eight_bits
@@ -67,10 +67,11 @@ def _with_threads(count, run):
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 9])
 @pytest.mark.parametrize(("out", "width"), [(33, 32), (64, 17), (1, 5), (1024, 256), (513, 200)])
-@pytest.mark.parametrize("eight_bits", [False, True])
-def test_linear(rows, out, width, eight_bits):
-    module = torch.nn.Linear(width, out).requires_grad_(False)
-    packed = {module.weight: as_eight_bits(rounded(module).weight)} if eight_bits else None
+@pytest.mark.parametrize("kind", [np.float32, np.int16, np.int8])
+def test_linear(rows, out, width, kind):
+    module = rounded(torch.nn.Linear(width, out), kind)
+    read = {np.float32: None, np.int16: weights._as_halves, np.int8: as_eight_bits}[kind]
+    packed = None if read is None else {module.weight: read(module.weight)}
     x, found = torch.randn(rows, width), []
     for threads in (1, 2):
         y = np.full((rows, out), np.nan, np.float32)
@@ -78,6 +79,12 @@ def test_linear(rows, out, width, eight_bits):
         found.append(y)
     assert np.array_equal(*found)
     np.testing.assert_allclose(found[0], module(x).numpy(), atol=2e-6 * width**0.5)
+
+
+@given(number=st.floats(width=16, allow_nan=False))
+def test_halves_come_back_as_they_were(number):
+    half = torch.tensor([number]).half()
+    assert arithmetic.dot(half.view(torch.int16).numpy(), np.ones(1, np.float32)) == number
 
 
 @given(x=st.floats(-86, 88, width=32))

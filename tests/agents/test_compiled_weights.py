@@ -1,4 +1,4 @@
-"""Compiled loops read the weights as they are now, in eight bits where that loses nothing."""
+"""Compiled loops read the weights as they are now, in half precision or eight bits where that loses nothing."""
 
 import copy
 import pickle
@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations, prune
 from jamgym.errors import ConfigError
 from jamgym.registry import codecs
 from jamgym_agents.compiled import make_stream, weights
+from jamgym_agents.compiled.arrays import Linear
 from jamgym_agents.compiled.streaming import CompiledStreamingDecoder
 from jamgym_agents.decoder_policy import DecoderPolicy
 from jamgym_agents.sampling import Sampling
@@ -72,9 +73,9 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-@pytest.mark.parametrize("eight_bits", [False, True])
-def test_it_plays_with_the_weights_as_they_are_now(change, eight_bits):
-    decoder = rounded(tiny_decoder()) if eight_bits else tiny_decoder()
+@pytest.mark.parametrize("kind", [np.float32, np.int16, np.int8])
+def test_it_plays_with_the_weights_as_they_are_now(change, kind):
+    decoder = tiny_decoder() if kind == np.float32 else rounded(tiny_decoder(), kind)
     stream = CompiledStreamingDecoder(decoder)
     before = first_chunk(stream)
     change(decoder)
@@ -83,11 +84,22 @@ def test_it_plays_with_the_weights_as_they_are_now(change, eight_bits):
     assert not torch.allclose(after.log_probs, before.log_probs)
 
 
+def _kinds(network):
+    return {value.dtype for value in _matrices(network)}
+
+
+def _matrices(part):
+    if isinstance(part, Linear):
+        return [part.weight]
+    return [matrix for one in part if isinstance(one, tuple) for matrix in _matrices(one)]
+
+
 @pytest.mark.parametrize("rows", [1, 5])
-def test_weights_that_a_file_rounded_are_read_in_eight_bits(rows):
-    decoder = rounded(tiny_decoder(aligned_frames=2))
-    stream = CompiledStreamingDecoder(decoder)
-    assert stream._weights.network.layers[0].qkv.weight.dtype == np.int8
+@pytest.mark.parametrize("kind", [np.float32, np.int16, np.int8])
+@pytest.mark.parametrize("aligned", [0, 2])
+def test_weights_that_a_file_rounded_are_read_as_it_stored_them(rows, kind, aligned):
+    decoder = rounded(tiny_decoder(aligned_frames=aligned), kind)
+    assert _kinds(CompiledStreamingDecoder(decoder)._weights.network) == {np.dtype(kind)}
     args = decoder, heard_by(rows), -3, 4, [row % 3 for row in range(rows)], Sampling(guidance=2.0), 0.2
     ours, theirs = play(*args, make=CompiledStreamingDecoder), play(*args)
     assert torch.equal(ours[0], theirs[0]) and (ours[1] - theirs[1]).abs().max() < 1e-4
@@ -101,9 +113,22 @@ def test_weights_that_learn_are_read_in_place():
     assert network.layers[0].qkv.weight[0, 0] == decoder.blocks[0].qkv.weight[0, 0]
 
 
-def test_what_a_policy_loads_in_eight_bits_is_read_in_eight_bits():
-    policy = DecoderPolicy(codecs.create("spectral"), k=1, checkpoint="ppo")
-    assert weights.Weights(policy.decoder).network.played.weight.dtype == np.int8
+@pytest.mark.parametrize(("checkpoint", "kind"), [("mle", np.int16), ("ppo", np.int8)])
+def test_what_a_policy_loads_is_read_as_it_was_stored(checkpoint, kind):
+    policy = DecoderPolicy(codecs.create("spectral"), k=1, checkpoint=checkpoint)
+    assert _kinds(weights.Weights(policy.decoder).network) == {np.dtype(kind)}
+
+
+def test_where_the_processor_knows_no_halves_they_are_read_in_place(monkeypatch):
+    monkeypatch.setattr(weights, "converts_halves", lambda: False)
+    assert _kinds(weights.Weights(rounded(tiny_decoder(), np.int16)).network) == {np.dtype(np.float32)}
+
+
+@torch.no_grad()
+def test_one_weight_that_was_not_rounded_is_not_lost():
+    decoder = rounded(tiny_decoder(), np.int16)
+    decoder.depth.head[-1].weight[-1, -1] = 1 + 2**-20
+    assert _kinds(weights.Weights(decoder).network) == {np.dtype(np.float32)}
 
 
 def _not_contiguous(decoder):

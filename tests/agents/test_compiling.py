@@ -11,6 +11,7 @@ import pytest
 
 from jamgym.errors import ConfigError
 from jamgym_agents.compiled import compiling, make_stream, streaming
+from jamgym_agents.compiled.intrinsics import widest_vectors
 from jamgym_agents.compiled.streaming import CompiledStreamingDecoder
 from jamgym_agents.streaming import StreamingDecoder
 
@@ -111,7 +112,7 @@ def test_the_next_process_compiles_nothing(tmp_path):
 def test_functions_that_ask_for_the_widest_vectors_are_compiled_for_them():
     @numba.njit
     def asks():
-        compiling.widest_vectors()
+        widest_vectors()
         return 1
 
     @numba.njit
@@ -120,6 +121,22 @@ def test_functions_that_ask_for_the_widest_vectors_are_compiled_for_them():
 
     told = ['"prefer-vector-width"="512"' in "".join(f.inspect_llvm().values()) for f in (asks, does_not) if f() == 1]
     assert told == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "processor", "expected"),
+    [
+        ("x86_64", {"f16c": True}, None, True),
+        ("x86_64", {"f16c": False}, None, False),
+        ("x86_64", {"f16c": True}, "generic", False),
+        ("arm64", {}, None, True),
+    ],
+)
+def test_halves_are_read_where_the_processor_converts_them(monkeypatch, machine, features, processor, expected):
+    monkeypatch.setattr(compiling.platform, "machine", lambda: machine)
+    monkeypatch.setattr(compiling.binding, "get_host_cpu_features", lambda: features)
+    monkeypatch.setattr(compiling.numba.config, "CPU_NAME", processor)
+    assert compiling.converts_halves() is expected
 
 
 class _Broken:

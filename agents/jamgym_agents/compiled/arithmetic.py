@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from jamgym_agents.compiled.arrays import Bytes, Floats, Linear, Norm
-from jamgym_agents.compiled.compiling import parallel, serial, strict, widest_vectors
+from jamgym_agents.compiled.arrays import Floats, Linear, Matrix, Norm
+from jamgym_agents.compiled.compiling import parallel, serial, strict
+from jamgym_agents.compiled.intrinsics import single, widest_vectors
 
 #: So many are done before threads have shared them out.
 FEW_PRODUCTS = 2**16
@@ -68,17 +69,17 @@ def highest(x: Floats) -> np.float32:
 
 
 @serial
-def dot(a: Floats | Bytes, b: Floats) -> np.float32:
+def dot(a: Matrix, b: Floats) -> np.float32:
     """Return the product of two rows of numbers of one length."""
     widest_vectors()
     total = np.float32(0.0)
     for j in range(len(a)):
-        total += np.float32(a[j]) * b[j]
+        total += single(a[j]) * b[j]
     return total
 
 
 @serial
-def dot_tile(a: Floats | Bytes, b: Floats | Bytes, c: Floats | Bytes, d: Floats | Bytes, x: Floats, r: int) -> Any:
+def dot_tile(a: Matrix, b: Matrix, c: Matrix, d: Matrix, x: Floats, r: int) -> Any:
     """Return the products of each of a to d with four rows of `x` from row r on: numbers are read once."""
     widest_vectors()
     a0, a1, a2, a3 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
@@ -87,7 +88,7 @@ def dot_tile(a: Floats | Bytes, b: Floats | Bytes, c: Floats | Bytes, d: Floats 
     d0, d1, d2, d3 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
     x0, x1, x2, x3 = x[r], x[r + 1], x[r + 2], x[r + 3]
     for j in range(len(a)):
-        aj, bj, cj, dj = np.float32(a[j]), np.float32(b[j]), np.float32(c[j]), np.float32(d[j])
+        aj, bj, cj, dj = single(a[j]), single(b[j]), single(c[j]), single(d[j])
         a0 += aj * x0[j]
         a1 += aj * x1[j]
         a2 += aj * x2[j]

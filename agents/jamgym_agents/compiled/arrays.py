@@ -22,8 +22,9 @@ from jamgym_agents.sampling import Sampling
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Bytes = NDArray[np.int8]
-#: Matrices as int8 and scales, as `eight_bit.as_eight_bits` returns them.
+#: Numbers of single precision, steps of a scale, or numbers of half precision, which numpy would not let numba read.
+Matrix = NDArray[np.float32] | NDArray[np.int8] | NDArray[np.int16]
+#: Matrices as int8, or as the bits of half precision in int16, and what to multiply their rows by.
 Packed = Mapping[Tensor, tuple[Tensor, Tensor]]
 #: A window that reaches back to the start.
 _ENDLESS = 2**62
@@ -40,7 +41,7 @@ class Norm(NamedTuple):
 class Linear(NamedTuple):
     """Weights `(out, in)`, what to multiply their products by `(out,)`, and bias `(out,)`."""
 
-    weight: Floats | Bytes
+    weight: Matrix
     scale: Floats
     bias: Floats
 
@@ -162,9 +163,8 @@ def _norm(module: nn.LayerNorm) -> Norm:
     return Norm(memory_of(module.weight), memory_of(module.bias), module.eps)
 
 
-def _no_outputs(packed: bool) -> Linear:
-    weight: Any = np.zeros((0, 0), np.int8 if packed else np.float32)
-    return Linear(weight, *np.zeros((2, 0), np.float32))
+def _no_outputs(like: Linear) -> Linear:
+    return Linear(np.zeros((0, 0), like.weight.dtype), *np.zeros((2, 0), np.float32))
 
 
 def _layer(block: Block, packed: Packed | None) -> Layer:
@@ -181,6 +181,7 @@ def _layer(block: Block, packed: Packed | None) -> Layer:
 def network_of(decoder: AccompanimentDecoder, packed: Packed | None = None) -> Network:
     """Return the weights of `decoder`: where they lie, or, of all matrices, what `packed` has for them."""
     depth, module = decoder.depth, decoder.aligned
+    heard = _linear(decoder.embed_input, packed)
     return Network(
         layers=tuple(_layer(cast(Block, block), packed) for block in decoder.blocks),
         norm=_norm(decoder.norm),
@@ -191,9 +192,9 @@ def network_of(decoder: AccompanimentDecoder, packed: Packed | None = None) -> N
             for place, expand, head in zip(depth.level, depth.expand, depth.head, strict=True)
         ),
         vectors=memory_of(decoder.vectors),
-        heard=_linear(decoder.embed_input, packed),
+        heard=heard,
         played=_linear(decoder.embed_output, packed),
-        aligned=_no_outputs(packed is not None) if module is None else _linear(module.project, packed),
+        aligned=_no_outputs(heard) if module is None else _linear(module.project, packed),
         past=0 if module is None else module.past,
         stream=memory_of(decoder.stream),
         start=memory_of(decoder.start),

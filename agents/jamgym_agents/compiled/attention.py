@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from jamgym_agents.compiled.arithmetic import dot, exp, gelu, highest, linear, normalise
 from jamgym_agents.compiled.arrays import Floats, Ints, Look
-from jamgym_agents.compiled.compiling import parallel, serial, widest_vectors
+from jamgym_agents.compiled.compiling import parallel, serial
+from jamgym_agents.compiled.intrinsics import widest_vectors
 from jamgym_agents.kv_cache import HEARD, PLAYED
 
 
@@ -116,7 +117,7 @@ def mix(weights: Floats, values: Floats, slots: Ints, mixed: Floats) -> None:
     """
     widest_vectors()
     # Apart from what other threads write: two that write to one line of the cache wait for each other each time.
-    sums = np.zeros(mixed.shape, np.float32)
+    sums: Floats = np.zeros(mixed.shape, np.float32)
     tiled = len(slots) - len(slots) % 4
     for s in range(0, tiled, 4):
         v0, v1, v2, v3 = values[slots[s]], values[slots[s + 1]], values[slots[s + 2]], values[slots[s + 3]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 import torch
-from numba import types
-from numba.extending import intrinsic
+from llvmlite import binding
 
 from jamgym_agents.caching import cache_folder
 
@@ -44,6 +44,20 @@ def pool_stays_awake() -> bool:
         # Numba chooses when it starts the threads, and it starts them when it is asked how many there are.
         numba.get_num_threads()
         return numba.threading_layer() != "workqueue"
+
+
+def converts_halves() -> bool:
+    """Return whether the processor itself turns numbers of half precision into single ones.
+
+    Where it does not, LLVM calls a function that is not there.
+    """
+    settings: Any = numba.config
+    if settings.CPU_NAME or settings.CPU_FEATURES:
+        # Someone has loops compiled for another processor.
+        return False
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    return bool(binding.get_host_cpu_features().get("f16c"))
 
 
 def folder_for(shared: bool) -> Path:
@@ -85,21 +99,6 @@ serial = compiler(_FOLDER / "serial")
 parallel = compiler(_FOLDER / "parallel", parallel=PARALLEL)
 #: For arithmetic that depends on its order.
 strict = compiler(_FOLDER / "strict", fastmath=False)
-
-
-@intrinsic
-def widest_vectors(_: Any) -> Any:
-    """Let the compiler use vectors of 512 bits, where there are some, in the function that calls this.
-
-    LLVM uses half of them, because the first processors that had them slowed down.
-    """
-
-    def generate(context: Any, builder: Any, *_: Any) -> Any:
-        # Past llvmlite's own check, which knows no attributes that have values.
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-        return context.get_dummy_value()
-
-    return types.none(), generate
 
 
 def is_kept() -> bool:

@@ -25,8 +25,8 @@ FEW_FRAMES = 256
 class CompiledStreamingDecoder(StreamingDecoder):
     """Plays what `StreamingDecoder` plays: the same random numbers, and probabilities that differ by rounding.
 
-    The decoder may go on learning: its weights are used in place, or, of one that was stored in eight bits and requires
-    no gradient, in eight bits until torch counts a change. Hooks of its modules are not called.
+    The decoder may go on learning: its weights are used in place. If they require no gradient, they are read as they
+    were stored, in eight bits or in half precision, until torch counts a change. Hooks of its modules are not called.
 
     Args:
         decoder: In eval mode, on the processor, in single precision.
@@ -41,7 +41,7 @@ class CompiledStreamingDecoder(StreamingDecoder):
         super().__init__(decoder, capacity)
         self._weights = Weights(decoder)
         if not is_kept():
-            _LOG.info("Compiling the decoder's loops: about half a minute, the first time on this machine.")
+            _LOG.info("Compiling the decoder's loops: about 40 seconds, the first time on this machine.")
         # The first call of a performance must not wait for the compiler.
         state = self.initial_state(1)
         silence = torch.zeros(1, 1, decoder.config.num_codebooks, dtype=torch.int64)

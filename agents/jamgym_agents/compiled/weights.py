@@ -1,7 +1,7 @@
 """The weights of a decoder for compiled loops: used in place, and found again when some were replaced.
 
-The products of one row take as long as its weights take to come from memory. A network that was stored in eight bits
-can be read in eight bits, a quarter of that, and nothing changes but rounding.
+The products of one row take as long as its weights take to come from memory. A network that was stored in half
+precision or in eight bits can be read so, in a half or a quarter of that, and nothing changes but rounding.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from jamgym.errors import ConfigError
 from jamgym_agents.compiled.arrays import Network, Packed, network_of
+from jamgym_agents.compiled.compiling import converts_halves
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.eight_bit import as_eight_bits
 
@@ -89,19 +90,28 @@ def _places(decoder: AccompanimentDecoder, packed: bool) -> list[_Place]:
     return found
 
 
+def _as_halves(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the bits of `matrix` `(R, C)` in half precision, and ones, if that loses nothing, else None."""
+    halves = matrix.half()
+    return (halves.view(torch.int16), torch.ones(len(matrix))) if torch.equal(halves.float(), matrix) else None
+
+
 def _pack(decoder: AccompanimentDecoder) -> Packed | None:
-    """Return all matrices in eight bits, if none of them learns and none would lose by it."""
+    """Return all matrices in eight bits, or else in half precision, if none learns and none would lose by it."""
     # Of inference tensors, torch does not count how often they were written to.
     if any(weight.requires_grad or weight.is_inference() for weight in (*decoder.parameters(), *decoder.buffers())):
         return None
-    packed = {}
-    for module in decoder.modules():
-        if isinstance(module, nn.Linear):
-            found = as_eight_bits(module.weight)
+    matrices = [module.weight for module in decoder.modules() if isinstance(module, nn.Linear)]
+    for read in (as_eight_bits, _as_halves) if converts_halves() else (as_eight_bits,):
+        packed = {}
+        for matrix in matrices:
+            found = read(matrix)
             if found is None:
-                return None
-            packed[module.weight] = found
-    return packed
+                break
+            packed[matrix] = found
+        else:
+            return packed
+    return None
 
 
 def why_not(decoder: AccompanimentDecoder) -> str | None:
