@@ -9,10 +9,10 @@ The references are described in `decoder_references.py`: (a) the same weights wi
 scheme of arXiv 2510.22105, which caches within a chunk. Both attend to the whole history, so `StreamingDecoder` is
 measured with its window, as it is shipped, and without one, which is like for like; and with its window in compiled
 loops, which needs numba (the extra `fast`), with weights in single precision and with weights that a file has rounded
-to eight bits. The row "history for nothing" is (b) with a history of one frame: what its own k + Q - 1 steps take, and
-so the most that any way to remember the history could gain. All of them take turns of a few calls, with equal
-histories, on one machine. A ratio is the median over the turns of what the reference took by what `StreamingDecoder`
-took.
+to half precision or to eight bits. The row "history for nothing" is (b) with a history of one frame: what its own
+k + Q - 1 steps take, and so the most that any way to remember the history could gain. All of them take turns of a few
+calls, with equal histories, on one machine. A ratio is the median over the turns of what the reference took by what
+`StreamingDecoder` took.
 
 Nothing is extrapolated: a decoder that reaches `--limit` in a cell stops there, and a call that is given up shows as
 "> seconds", so that its ratio is a lower bound. Histories are put into the state before, which is not timed.
@@ -63,7 +63,7 @@ STREAMING, UNBOUNDED = "streaming", "streaming_unbounded"
 REENCODING, FUSED = "reencoding", "fused"
 FREE = "fused_free"
 OURS = (EIGHT_BITS, HALVES, COMPILED, STREAMING, UNBOUNDED)
-#: Those of `StreamingDecoder` by how it computes.
+#: In tables; `StreamingDecoder` is named by how it computes.
 LABELS = {
     EIGHT_BITS: "compiled, 8 bits",
     HALVES: "compiled, 16 bits",

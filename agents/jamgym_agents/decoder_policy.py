@@ -43,8 +43,8 @@ class DecoderPolicy:
         top_p: Of the sampling; 1 keeps all.
         guidance: Of the sampling; above 1, what is heard counts for more.
         compiled: Whether frames are decoded in compiled loops, which takes a fraction of the time for few rows on
-            processor cores; "auto" where they can be had. Needs the extra `fast`, and 40 seconds the first time on a
-            machine. Plays the same up to rounding, which now and then decides what is drawn.
+            processor cores; "auto" where they can be had. Needs the extra `fast`, and 40 seconds the first time for
+            each kind of decoder. Plays the same up to rounding, which now and then decides what is drawn.
         name: Label for tables.
     """
 

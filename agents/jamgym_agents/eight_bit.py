@@ -77,6 +77,8 @@ def from_eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def round_to_eight_bits(module: nn.Module) -> None:
     """Give `module` the weights that it would have after a file in eight bits, which compiled loops read faster.
 
+    All its parameters and buffers must be of floating point.
+
     Raises:
         ValueError: A matrix is not finite.
     """

@@ -1,12 +1,19 @@
 """What the tests of compiled loops share."""
 
 import numpy as np
+import pytest
 import torch
 
+from jamgym_agents.compiled.compiling import converts_halves
 from jamgym_agents.eight_bit import round_to_eight_bits
 from jamgym_agents.sampling import Sampling
 
 from .test_streaming import FRAMES
+
+#: Without it, a processor would call a function that is not there.
+needs_halves = pytest.mark.skipif(not converts_halves(), reason="the processor does not convert half precision")
+#: Ways in which compiled loops read matrices.
+KINDS = [np.float32, pytest.param(np.int16, marks=needs_halves), np.int8]
 
 
 def heard_by(rows, seed=2, frames=FRAMES):

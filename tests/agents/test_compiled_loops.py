@@ -17,7 +17,7 @@ from jamgym_agents.kv_cache import HEARD, PLAYED
 from jamgym_agents.sampling import Sampling
 from jamgym_agents.streaming import StreamingDecoder
 
-from .compiled_helpers import rounded
+from .compiled_helpers import KINDS, needs_halves, rounded
 from .helpers import tiny_decoder
 
 
@@ -67,10 +67,10 @@ def _with_threads(count, run):
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 9])
 @pytest.mark.parametrize(("out", "width"), [(33, 32), (64, 17), (1, 5), (1024, 256), (513, 200)])
-@pytest.mark.parametrize("kind", [np.float32, np.int16, np.int8])
+@pytest.mark.parametrize("kind", KINDS)
 def test_linear(rows, out, width, kind):
     module = rounded(torch.nn.Linear(width, out), kind)
-    read = {np.float32: None, np.int16: weights._as_halves, np.int8: as_eight_bits}[kind]
+    read = {np.float32: None, np.int16: weights._as_half_precision, np.int8: as_eight_bits}[kind]
     packed = None if read is None else {module.weight: read(module.weight)}
     x, found = torch.randn(rows, width), []
     for threads in (1, 2):
@@ -81,10 +81,12 @@ def test_linear(rows, out, width, kind):
     np.testing.assert_allclose(found[0], module(x).numpy(), atol=2e-6 * width**0.5)
 
 
-@given(number=st.floats(width=16, allow_nan=False))
-def test_halves_come_back_as_they_were(number):
-    half = torch.tensor([number]).half()
-    assert arithmetic.dot(half.view(torch.int16).numpy(), np.ones(1, np.float32)) == number
+@needs_halves
+@given(number=st.floats(width=16, allow_nan=False), length=st.integers(1, 40), place=st.integers(0, 39))
+def test_half_precision_comes_back_as_it_was(number, length, place):
+    halves, ones = torch.zeros(length).half(), np.ones(length, np.float32)
+    halves[place % length] = number
+    assert arithmetic.dot(halves.view(torch.int16).numpy(), ones) == number
 
 
 @given(x=st.floats(-86, 88, width=32))
@@ -106,9 +108,9 @@ def test_gelu(values):
 
 
 @given(values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=70), nan=st.booleans())
-def test_highest(values, nan):
+def test_maximum(values, nan):
     x = np.array(values + [math.nan] * nan, np.float32)
-    assert arithmetic.highest(x) == arithmetic.highest(x[::-1].copy()) == max(values)
+    assert arithmetic.maximum(x) == arithmetic.maximum(x[::-1].copy()) == max(values)
 
 
 @given(values=st.lists(st.floats(-200, 40, width=32), min_size=1, max_size=40))
@@ -123,23 +125,30 @@ def test_softmax(values):
 
 
 @pytest.mark.parametrize("slots", [1, 3, 4, 11, 40])
-@pytest.mark.parametrize("shared", [1, 2, 3])
-def test_attend(slots, shared):
-    rows, groups, sinks = 3, 2, min(3, slots)
-    queries, near = torch.randn(2, rows, groups, shared, 16)
-    keys, values = torch.randn(2, rows, groups, 50, 16)
-    chosen = torch.stack([torch.randperm(50)[:slots] for _ in range(rows)])
-    picked = chosen[:, None, :, None].expand(-1, groups, -1, 16)
-    k, v = (part.gather(2, picked).unsqueeze(2) for part in (keys, values))
-    scores = (queries.unsqueeze(3) * k).sum(-1)
-    scores[..., :sinks] = (near.unsqueeze(3) * k[..., :sinks, :]).sum(-1)
-    expected = (scores.softmax(-1).unsqueeze(-1) * v).sum(3)
-    counts, found = np.tile([[sinks, slots]], (rows, 1)), []
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_attend(slots, size, frames):
+    rows, groups, width = 2, 2, 16
+    count = rows * frames
+    queries, near = torch.randn(2, count, groups, size, width)
+    keys, values = torch.randn(2, rows, groups, 50, width)
+    chosen = torch.stack([torch.randperm(50)[:slots] for _ in range(count)])
+    # Every frame has its own number of sinks, none among them, and of slots.
+    ends = torch.tensor([max(1, slots - n) for n in range(count)])
+    counts = torch.stack([torch.minimum(torch.arange(count) % 4, ends), ends], 1)
+    expected = torch.empty_like(queries)
+    for n in range(count):
+        sinks, end = counts[n].tolist()
+        k, v = keys[n // frames][:, chosen[n, :end]], values[n // frames][:, chosen[n, :end]]
+        scores = queries[n] @ k.mT
+        scores[..., :sinks] = near[n] @ k[:, :sinks].mT
+        expected[n] = scores.softmax(-1) @ v
+    found = []
     for threads in (1, 2):
         mixed = np.full(queries.shape, np.nan, np.float32)
-        room = np.full((rows * groups, shared, slots), np.nan, np.float32)
-        tensors = [part.numpy() for part in (queries, near, keys, values, chosen)]
-        _with_threads(threads, lambda room=room, mixed=mixed, t=tensors: attention.attend(*t, counts, room, mixed))
+        room = np.full((count * groups, size, slots), np.nan, np.float32)
+        tensors = [part.numpy() for part in (queries, near, keys, values, chosen, counts)]
+        _with_threads(threads, lambda room=room, mixed=mixed, t=tensors: attention.attend(*t, room, mixed))
         found.append(mixed)
     assert np.array_equal(*found)
     np.testing.assert_allclose(found[0], expected.numpy(), atol=2e-6)
@@ -158,10 +167,11 @@ def test_the_list_of_slots_is_what_the_mask_lets_through(stream, place, ahead, w
     config = tiny_decoder(window=window, sinks=sinks).config
     stream_of = StreamingDecoder(tiny_decoder(window=window, sinks=sinks), capacity=1)
     state = stream_of.initial_state(2)
-    state.heard += max(place + ahead, 0) if stream == PLAYED else place
-    state.played += place
+    # The other row is at another time.
+    state.heard += torch.tensor([0, max(place + ahead, 0) if stream == PLAYED else place])
+    state.played += torch.tensor([0, place])
     extent = state.make_room(1, stream)
-    positions = torch.full((2, 1), place)
+    positions = torch.tensor([[0], [place]])
     view = stream_of._look(positions, state, stream, extent)
     seen = torch.arange(2 * state.capacity)[view.used][view.bias[1, 0, 0] == 0]
     look = arrays.look_of(config, positions, state, stream)

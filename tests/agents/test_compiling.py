@@ -5,13 +5,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numba
 import pytest
 
 from jamgym.errors import ConfigError
 from jamgym_agents.compiled import compiling, make_stream, streaming
-from jamgym_agents.compiled.intrinsics import widest_vectors
+from jamgym_agents.compiled.intrinsics import prefer_wide_vectors
 from jamgym_agents.compiled.streaming import CompiledStreamingDecoder
 from jamgym_agents.streaming import StreamingDecoder
 
@@ -112,7 +113,7 @@ def test_the_next_process_compiles_nothing(tmp_path):
 def test_functions_that_ask_for_the_widest_vectors_are_compiled_for_them():
     @numba.njit
     def asks():
-        widest_vectors()
+        prefer_wide_vectors()
         return 1
 
     @numba.njit
@@ -124,19 +125,34 @@ def test_functions_that_ask_for_the_widest_vectors_are_compiled_for_them():
 
 
 @pytest.mark.parametrize(
-    ("machine", "features", "processor", "expected"),
+    ("machine", "features", "settings", "expected"),
     [
-        ("x86_64", {"f16c": True}, None, True),
-        ("x86_64", {"f16c": False}, None, False),
-        ("x86_64", {"f16c": True}, "generic", False),
-        ("arm64", {}, None, True),
+        ("x86_64", {"f16c": True}, {}, True),
+        ("x86_64", {"f16c": False}, {}, False),
+        ("x86_64", RuntimeError("unknown"), {}, False),
+        ("x86_64", {"f16c": True}, {"CPU_NAME": "generic"}, False),
+        ("x86_64", {"f16c": True}, {"CPU_NAME": ""}, False),
+        ("x86_64", {"f16c": True}, {"CPU_FEATURES": ""}, False),
+        ("arm64", {}, {}, True),
     ],
 )
-def test_halves_are_read_where_the_processor_converts_them(monkeypatch, machine, features, processor, expected):
+def test_half_precision_is_read_where_the_processor_converts_it(monkeypatch, machine, features, settings, expected):
     monkeypatch.setattr(compiling.platform, "machine", lambda: machine)
-    monkeypatch.setattr(compiling.binding, "get_host_cpu_features", lambda: features)
-    monkeypatch.setattr(compiling.numba.config, "CPU_NAME", processor)
+    monkeypatch.setattr(compiling.binding, "get_host_cpu_features", mock.Mock(side_effect=[features]))
+    for name in ("CPU_NAME", "CPU_FEATURES"):
+        monkeypatch.setattr(compiling.numba.config, name, settings.get(name))
     assert compiling.converts_halves() is expected
+
+
+def test_who_waits_for_the_compiler_is_told_once(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "jamgym_agents")
+    monkeypatch.setattr(compiling, "_FOLDER", tmp_path)
+    for _ in range(2):
+        CompiledStreamingDecoder(tiny_decoder())
+    assert caplog.text.count("about 40 seconds") == 1
+    monkeypatch.setattr(compiling, "_FOLDER", tmp_path / "not there")
+    CompiledStreamingDecoder(tiny_decoder())
+    assert caplog.text.count("about 40 seconds") == 2
 
 
 class _Broken:

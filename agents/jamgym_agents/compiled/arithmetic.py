@@ -15,7 +15,7 @@ from numba import prange
 
 from jamgym_agents.compiled.arrays import Floats, Linear, Matrix, Norm
 from jamgym_agents.compiled.compiling import parallel, serial, strict
-from jamgym_agents.compiled.intrinsics import single, widest_vectors
+from jamgym_agents.compiled.intrinsics import prefer_wide_vectors, to_float32
 
 #: So many are done before threads have shared them out.
 FEW_PRODUCTS = 2**16
@@ -28,7 +28,7 @@ _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(1 / math.factorial(n)) for n in range
 #: Below it, e^x is less than the smallest normal number.
 _LOWEST = np.float32(-87.0)
 _HIGHEST = np.float32(88.0)
-#: Numbers that the widest vectors hold.
+#: Numbers in a vector of 512 bits.
 _LANES = 16
 
 
@@ -50,11 +50,12 @@ def exp(x: np.float32) -> np.float32:
 
 
 @serial
-def highest(x: Floats) -> np.float32:
+def maximum(x: Floats) -> np.float32:
     """Return the largest number of `x` `(C,)`, passing over NaN.
 
-    Several at once, where numpy's looks at one after the other to find NaN.
+    Several at once, where numba's own `max` looks at one after the other to find NaN.
     """
+    prefer_wide_vectors()
     lanes = np.full(_LANES, -np.inf, np.float32)
     whole = len(x) - len(x) % _LANES
     for begin in range(0, whole, _LANES):
@@ -71,24 +72,24 @@ def highest(x: Floats) -> np.float32:
 @serial
 def dot(a: Matrix, b: Floats) -> np.float32:
     """Return the product of two rows of numbers of one length."""
-    widest_vectors()
+    prefer_wide_vectors()
     total = np.float32(0.0)
     for j in range(len(a)):
-        total += single(a[j]) * b[j]
+        total += to_float32(a[j]) * b[j]
     return total
 
 
 @serial
 def dot_tile(a: Matrix, b: Matrix, c: Matrix, d: Matrix, x: Floats, r: int) -> Any:
     """Return the products of each of a to d with four rows of `x` from row r on: numbers are read once."""
-    widest_vectors()
+    prefer_wide_vectors()
     a0, a1, a2, a3 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
     b0, b1, b2, b3 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
     c0, c1, c2, c3 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
     d0, d1, d2, d3 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
     x0, x1, x2, x3 = x[r], x[r + 1], x[r + 2], x[r + 3]
     for j in range(len(a)):
-        aj, bj, cj, dj = single(a[j]), single(b[j]), single(c[j]), single(d[j])
+        aj, bj, cj, dj = to_float32(a[j]), to_float32(b[j]), to_float32(c[j]), to_float32(d[j])
         a0 += aj * x0[j]
         a1 += aj * x1[j]
         a2 += aj * x2[j]
@@ -145,7 +146,7 @@ def gelu(x: Floats) -> None:
 
     The error function is formula 7.1.26 of Abramowitz and Stegun 1964, within 1.5e-7.
     """
-    widest_vectors()
+    prefer_wide_vectors()
     for r in range(x.shape[0]):
         for j in range(x.shape[1]):
             value = x[r, j]

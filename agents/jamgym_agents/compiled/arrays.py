@@ -1,4 +1,4 @@
-"""Weights, views and draws as compiled loops take them: named tuples of arrays that share the tensors' memory.
+"""Weights, views and draws as compiled loops take them: named tuples of arrays on the tensors' memory or on copies.
 
 Loops are compiled anew for arrays of another type or layout, so both are fixed here.
 
@@ -22,7 +22,7 @@ from jamgym_agents.sampling import Sampling
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-#: Numbers of single precision, steps of a scale, or numbers of half precision, which numpy would not let numba read.
+#: Single precision, steps of a scale, or the bits of half precision, for which numba has no type on processors.
 Matrix = NDArray[np.float32] | NDArray[np.int8] | NDArray[np.int16]
 #: Matrices as int8, or as the bits of half precision in int16, and what to multiply their rows by.
 Packed = Mapping[Tensor, tuple[Tensor, Tensor]]

@@ -12,10 +12,10 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from jamgym_agents.compiled.arithmetic import dot, exp, gelu, highest, linear, normalise
+from jamgym_agents.compiled.arithmetic import dot, exp, gelu, linear, maximum, normalise
 from jamgym_agents.compiled.arrays import Floats, Ints, Look
 from jamgym_agents.compiled.compiling import parallel, serial
-from jamgym_agents.compiled.intrinsics import widest_vectors
+from jamgym_agents.compiled.intrinsics import prefer_wide_vectors
 from jamgym_agents.kv_cache import HEARD, PLAYED
 
 
@@ -71,7 +71,7 @@ def find_angles(rates: NDArray[np.float64], place: int, angles: Floats) -> None:
 
 
 @serial
-def turn(x: Floats, angles: Floats, scale: np.float32, y: Floats) -> None:
+def rotate(x: Floats, angles: Floats, scale: np.float32, y: Floats) -> None:
     """Set `y` `(h,)` to `attention.rotate` of `x`, times `scale`."""
     half = len(x) // 2
     for j in range(half):
@@ -101,8 +101,8 @@ def score(queries: Floats, keys: Floats, slots: Ints, begin: int, end: int, scor
 @serial
 def softmax(scores: Floats) -> None:
     """Replace `scores` `(S,)` by their softmax."""
-    widest_vectors()
-    top, total = highest(scores), np.float32(0.0)
+    prefer_wide_vectors()
+    top, total = maximum(scores), np.float32(0.0)
     for s in range(len(scores)):
         scores[s] = exp(scores[s] - top)
         total += scores[s]
@@ -110,12 +110,12 @@ def softmax(scores: Floats) -> None:
 
 
 @serial
-def mix(weights: Floats, values: Floats, slots: Ints, mixed: Floats) -> None:
+def weighted_sum(weights: Floats, values: Floats, slots: Ints, mixed: Floats) -> None:
     """Set `mixed` `(H / G, h)` to the sums of the values `(slots, h)` in `slots` `(S,)`, times `weights` `(H / G, S)`.
 
     Four values at a time, for all heads that share them.
     """
-    widest_vectors()
+    prefer_wide_vectors()
     # Apart from what other threads write: two that write to one line of the cache wait for each other each time.
     sums: Floats = np.zeros(mixed.shape, np.float32)
     tiled = len(slots) - len(slots) % 4
@@ -166,7 +166,7 @@ def attend(
         score(queries[n, g], keys[r, g], slots[n], sinks, end, weights)
         for a in range(len(weights)):
             softmax(weights[a, :end])
-        mix(weights, values[r, g], slots[n, :end], mixed[n, g])
+        weighted_sum(weights, values[r, g], slots[n, :end], mixed[n, g])
 
 
 @serial
@@ -186,12 +186,12 @@ def run_blocks(layers: Any, x: Floats, keys: Floats, values: Floats, look: Look,
     count, dim = x.shape
     rows, groups, capacity, width = len(look.places), keys.shape[2], keys.shape[3] // 2, keys.shape[4]
     frames, heads = count // rows, dim // width
-    shared = heads // groups
+    size = heads // groups
     normed = np.empty((count, dim), np.float32)
     qkv = np.empty((count, (heads + 2 * groups) * width), np.float32)
-    queries = np.empty((count, groups, shared, width), np.float32)
-    near = np.empty((count, groups, shared, width), np.float32)
-    mixed = np.empty((count, groups, shared, width), np.float32)
+    queries = np.empty((count, groups, size, width), np.float32)
+    near = np.empty((count, groups, size, width), np.float32)
+    mixed = np.empty((count, groups, size, width), np.float32)
     wide = np.empty((count, layers[0].expand.weight.shape[0]), np.float32)
     scale = np.float32(width**-0.5)
 
@@ -204,7 +204,7 @@ def run_blocks(layers: Any, x: Floats, keys: Floats, values: Floats, look: Look,
         counts[n] = list_slots(look, n // frames, place, capacity, slots[n])
         find_angles(look.rates, place, own[n])
         find_angles(look.rates, min(place, look.window - 1), nearer[n])
-    scores = np.empty((count * groups, shared, counts[:, 1].max()), np.float32)
+    scores = np.empty((count * groups, size, counts[:, 1].max()), np.float32)
 
     for index in range(len(layers)):
         layer = layers[index]
@@ -213,13 +213,13 @@ def run_blocks(layers: Any, x: Floats, keys: Floats, values: Floats, look: Look,
         for n in range(count):
             for a in range(heads):
                 part = qkv[n, a * width : (a + 1) * width]
-                turn(part, own[n], scale, queries[n, a // shared, a % shared])
-                turn(part, nearer[n], scale, near[n, a // shared, a % shared])
+                rotate(part, own[n], scale, queries[n, a // size, a % size])
+                rotate(part, nearer[n], scale, near[n, a // size, a % size])
             r = n // frames
             slot = 2 * slot_of(look.places[r, begin + n % frames], capacity, look.sinks) + look.stream
             for g in range(groups):
                 key = qkv[n, (heads + g) * width : (heads + g + 1) * width]
-                turn(key, own[n], np.float32(1.0), keys[index, r, g, slot])
+                rotate(key, own[n], np.float32(1.0), keys[index, r, g, slot])
                 values[index, r, g, slot] = qkv[n, (heads + groups + g) * width : (heads + groups + g + 1) * width]
         if look.stream == HEARD and index == len(layers) - 1:
             break

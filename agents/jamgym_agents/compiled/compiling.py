@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,6 +13,7 @@ import numba
 import torch
 from llvmlite import binding
 
+from jamgym_agents import kv_cache
 from jamgym_agents.caching import cache_folder
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -52,22 +53,26 @@ def converts_halves() -> bool:
     Where it does not, LLVM calls a function that is not there.
     """
     settings: Any = numba.config
-    if settings.CPU_NAME or settings.CPU_FEATURES:
+    if settings.CPU_NAME is not None or settings.CPU_FEATURES is not None:
         # Someone has loops compiled for another processor.
         return False
     if platform.machine().lower() in ("arm64", "aarch64"):
         return True
-    return bool(binding.get_host_cpu_features().get("f16c"))
+    try:
+        return bool(binding.get_host_cpu_features().get("f16c"))
+    except RuntimeError:
+        # LLVM cannot tell.
+        return False
 
 
 def folder_for(shared: bool) -> Path:
     """Return the folder for compiled loops.
 
     Numba looks only at the file of a function, not at those of the functions and types that it uses, nor at how it is
-    compiled. So each state of this package's files has its own folder.
+    compiled. So each state of this package's files, and of the one whose constants they use, has its own folder.
     """
     state = hashlib.sha256(b"shared" if shared else b"")
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for file in (*sorted(Path(__file__).parent.glob("*.py")), Path(kv_cache.__file__)):
         state.update(file.read_bytes())
     base = numba.config.CACHE_DIR or cache_folder() / "compiled"  # type: ignore[attr-defined]
     return Path(base) / state.hexdigest()[:16]
@@ -101,9 +106,15 @@ parallel = compiler(_FOLDER / "parallel", parallel=PARALLEL)
 strict = compiler(_FOLDER / "strict", fastmath=False)
 
 
-def is_kept() -> bool:
-    """Return whether compiled loops of this state of the code lie on disk."""
-    return any(_FOLDER.rglob("*.nbc"))
+def is_kept(kind: str) -> bool:
+    """Return whether loops for decoders of this kind, compiled from this state of the code, lie on disk."""
+    return (_FOLDER / kind).exists()
+
+
+def mark_kept(kind: str) -> None:
+    """Remember that they do."""
+    with suppress(OSError):
+        (_FOLDER / kind).touch()
 
 
 @contextmanager

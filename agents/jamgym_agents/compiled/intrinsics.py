@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import intrinsic
 
 
-def _widest_vectors(_: Any) -> Any:
+def _prefer_wide_vectors(_: Any) -> Any:
     def generate(context: Any, builder: Any, *_: Any) -> Any:
         # Past llvmlite's own check, which knows no attributes that have values.
         set.add(builder.function.attributes, '"prefer-vector-width"="512"')
@@ -20,7 +20,7 @@ def _widest_vectors(_: Any) -> Any:
     return types.none(), generate
 
 
-def _single(_: Any, number: Any) -> Any:
+def _to_float32(_: Any, number: Any) -> Any:
     def generate(_: Any, builder: Any, __: Any, values: Any) -> Any:
         (value,) = values
         if number == types.int16:
@@ -32,6 +32,6 @@ def _single(_: Any, number: Any) -> Any:
 
 #: Lets the compiler use vectors of 512 bits, where there are some, in the function that calls it. LLVM would use half
 #: of them, because the first processors that had them slowed down.
-widest_vectors = cast(Callable[[], None], intrinsic(_widest_vectors))
+prefer_wide_vectors = cast(Callable[[], None], intrinsic(_prefer_wide_vectors))
 #: Returns a number of an `arrays.Matrix` in single precision; of int16, the bits are those of half precision.
-single = cast(Callable[[Any], np.float32], intrinsic(_single))
+to_float32 = cast(Callable[[Any], np.float32], intrinsic(_to_float32))

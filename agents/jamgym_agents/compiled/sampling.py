@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from jamgym_agents.compiled.arithmetic import exp, highest
+from jamgym_agents.compiled.arithmetic import exp, maximum
 from jamgym_agents.compiled.arrays import Draws, Floats
 from jamgym_agents.compiled.compiling import serial
 
@@ -27,14 +27,14 @@ def transform(logits: Floats, draws: Draws) -> None:
             if logits[v] < floor:
                 logits[v] = -np.inf
     if draws.top_p < 1:
-        shares = np.exp(logits - highest(logits))
+        shares = np.exp(logits - maximum(logits))
         shares /= shares.sum()
         before = 0.0
         for v in np.argsort(-shares, kind="mergesort"):
             if before >= draws.top_p:
                 logits[v] = -np.inf
             before += shares[v]
-    top = highest(logits)
+    top = maximum(logits)
     whole = np.float32(0.0)
     for v in range(count):
         logits[v] -= top

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jamgym_agents.compiled import decoding
 from jamgym_agents.compiled.arrays import Ints, draws_of, ints_of, look_of, memory_of
-from jamgym_agents.compiled.compiling import is_kept, torch_threads
+from jamgym_agents.compiled.compiling import is_kept, mark_kept, torch_threads
 from jamgym_agents.compiled.weights import Weights
 from jamgym_agents.decoder import AccompanimentDecoder
 from jamgym_agents.kv_cache import HEARD, PLAYED, DecoderState
@@ -25,8 +25,9 @@ FEW_FRAMES = 256
 class CompiledStreamingDecoder(StreamingDecoder):
     """Plays what `StreamingDecoder` plays: the same random numbers, and probabilities that differ by rounding.
 
-    The decoder may go on learning: its weights are used in place. If they require no gradient, they are read as they
-    were stored, in eight bits or in half precision, until torch counts a change. Hooks of its modules are not called.
+    The decoder may go on learning: its weights are used in place. If none requires a gradient, they are read as they
+    were stored, in eight bits or in half precision, and again after they were written to; what is written through
+    `weight.data` or numpy, torch does not count, and it is not noticed. Hooks of its modules are not called.
 
     Args:
         decoder: In eval mode, on the processor, in single precision.
@@ -40,13 +41,15 @@ class CompiledStreamingDecoder(StreamingDecoder):
     def __init__(self, decoder: AccompanimentDecoder, capacity: int = 64) -> None:
         super().__init__(decoder, capacity)
         self._weights = Weights(decoder)
-        if not is_kept():
-            _LOG.info("Compiling the decoder's loops: about 40 seconds, the first time on this machine.")
+        kind = self._weights.kind
+        if not is_kept(kind):
+            _LOG.info("Compiling loops for this kind of decoder (%s): about 40 seconds, the first time.", kind)
         # The first call of a performance must not wait for the compiler.
         state = self.initial_state(1)
         silence = torch.zeros(1, 1, decoder.config.num_codebooks, dtype=torch.int64)
         self.hear(state, silence, torch.ones(1, dtype=torch.int64))
         self.generate(state, 1, Sampling(), torch.Generator().manual_seed(0))
+        mark_kept(kind)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and store the decoder alone: arrays in the copy would no longer be its weights."""

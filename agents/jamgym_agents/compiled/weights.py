@@ -1,4 +1,4 @@
-"""The weights of a decoder for compiled loops: used in place, and found again when some were replaced.
+"""The weights of a decoder for compiled loops, found again when some were replaced or written to.
 
 The products of one row take as long as its weights take to come from memory. A network that was stored in half
 precision or in eight bits can be read so, in a half or a quarter of that, and nothing changes but rounding.
@@ -20,13 +20,23 @@ from jamgym_agents.eight_bit import as_eight_bits
 
 
 class _Place(NamedTuple):
-    """Where a module keeps a weight or another module: under a name in a dictionary; what was there, and its state."""
+    """Where a module keeps a weight or another module, and what was found there.
+
+    Attributes:
+        holder: The dictionary.
+        name: Under which name.
+        value: What was there.
+        memory: Of a tensor: as long as this is kept, no other one can have its address.
+        state: Returns what changes with the value.
+        was: What it returned.
+    """
 
     holder: Mapping[str, Any]
     name: str
     value: Any
-    state: Callable[[Any], int]
-    was: int
+    memory: Tensor | None
+    state: Callable[[Any], Any]
+    was: Any
 
 
 #: Modules whose weights are read.
@@ -34,7 +44,7 @@ _KINDS = (nn.Linear, nn.LayerNorm, nn.Embedding)
 
 
 class Weights:
-    """Holds the weights of `decoder` as arrays on the same memory.
+    """Holds the weights of `decoder` as arrays, on the same memory if they may learn.
 
     Raises:
         ConfigError: Compiled loops cannot use them as they lie.
@@ -45,6 +55,12 @@ class Weights:
         self._find()
 
     @property
+    def kind(self) -> str:
+        """What loops are compiled for: the numbers of blocks and codebooks, and how matrices are stored."""
+        network = self._network
+        return f"{len(network.layers)}-{len(network.levels)}-{network.heard.weight.dtype}"
+
+    @property
     def network(self) -> Network:
         """The weights as they are now.
 
@@ -52,7 +68,7 @@ class Weights:
             ConfigError: They were replaced by some that compiled loops cannot use.
         """
         # Twice a call: plain loops over what hangs where take a tenth of what decoder.parameters() takes.
-        for holder, name, value, state, was in self._places:
+        for holder, name, value, _, state, was in self._places:
             if holder.get(name) is not value or state(value) != was:
                 self._find()
                 break
@@ -68,13 +84,13 @@ class Weights:
         self._network, self._places = network_of(self._decoder, packed), _places(self._decoder, packed is not None)
 
 
-def _no_state(_: Any) -> int:
-    return 0
+def _no_state(_: Any) -> None:
+    return None
 
 
-def _memory_and_writes(weight: Tensor) -> int:
+def _memory_and_writes(weight: Tensor) -> tuple[int, int]:
     """Return where `weight` lies, and how often it was written to, as far as torch counts."""
-    return weight.data_ptr() + weight._version
+    return weight.data_ptr(), weight._version
 
 
 def _places(decoder: AccompanimentDecoder, packed: bool) -> list[_Place]:
@@ -83,14 +99,15 @@ def _places(decoder: AccompanimentDecoder, packed: bool) -> list[_Place]:
     for module in decoder.modules():
         for holder in (module._parameters, module._buffers, module._modules):
             for name, value in holder.items():
-                state: Callable[[Any], int] = _no_state
+                state: Callable[[Any], Any] = _no_state
+                memory = None
                 if isinstance(value, Tensor):
-                    state = _memory_and_writes if packed else Tensor.data_ptr
-                found.append(_Place(holder, name, value, state, state(value)))
+                    state, memory = _memory_and_writes if packed else Tensor.data_ptr, value.detach()
+                found.append(_Place(holder, name, value, memory, state, state(value)))
     return found
 
 
-def _as_halves(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+def _as_half_precision(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
     """Return the bits of `matrix` `(R, C)` in half precision, and ones, if that loses nothing, else None."""
     halves = matrix.half()
     return (halves.view(torch.int16), torch.ones(len(matrix))) if torch.equal(halves.float(), matrix) else None
@@ -102,7 +119,7 @@ def _pack(decoder: AccompanimentDecoder) -> Packed | None:
     if any(weight.requires_grad or weight.is_inference() for weight in (*decoder.parameters(), *decoder.buffers())):
         return None
     matrices = [module.weight for module in decoder.modules() if isinstance(module, nn.Linear)]
-    for read in (as_eight_bits, _as_halves) if converts_halves() else (as_eight_bits,):
+    for read in (as_eight_bits, _as_half_precision) if converts_halves() else (as_eight_bits,):
         packed = {}
         for matrix in matrices:
             found = read(matrix)
