@@ -11,18 +11,18 @@ from __future__ import annotations
 import numpy as np
 
 from jamgym_agents.compiled.arithmetic import gelu, linear, normalise
-from jamgym_agents.compiled.arrays import Draws, Floats, Ints, Look, Network
+from jamgym_agents.compiled.arrays import Draws, Floats, Ints, Linear, Look, Network
 from jamgym_agents.compiled.attention import run_blocks, slot_of
 from jamgym_agents.compiled.compiling import serial
 from jamgym_agents.compiled.sampling import draw, transform
 
 
 @serial
-def add_entries(network: Network, codes: Ints, latents: Floats) -> None:
-    """Add the codec's entries for the codes `(Q,)` of a frame to `latents` `(D,)`."""
+def add_entries(vectors: Floats, codes: Ints, latents: Floats) -> None:
+    """Add the codec's entries, of its vectors `(Q, V, D)`, for the codes `(Q,)` of a frame to `latents` `(D,)`."""
     for q in range(len(codes)):
         for d in range(len(latents)):
-            latents[d] += network.vectors[q, codes[q], d]
+            latents[d] += vectors[q, codes[q], d]
 
 
 @serial
@@ -32,7 +32,7 @@ def hear(network: Network, keys: Floats, values: Floats, look: Look, codes: Ints
     latents = np.zeros((rows * frames, network.vectors.shape[2]), np.float32)
     x = np.empty((rows * frames, network.stream.shape[1]), np.float32)
     for n in range(rows * frames):
-        add_entries(network, codes[n // frames, n % frames], latents[n])
+        add_entries(network.vectors, codes[n // frames, n % frames], latents[n])
     linear(network.heard, latents, x)
     x += network.stream[0]
     # A literal would be another type, for which all of it would be compiled once more.
@@ -40,26 +40,28 @@ def hear(network: Network, keys: Floats, values: Floats, look: Look, codes: Ints
 
 
 @serial
-def align(network: Network, look: Look, heard: Ints, aligned: Floats) -> None:
+def align(vectors: Floats, weights: Linear, past: int, look: Look, heard: Ints, aligned: Floats) -> None:
     """Set `aligned` `(R M, C)` to what the frames of `look` are given of the input: `aligned.AlignedInput`.
 
     Args:
-        network: Weights.
+        vectors: `(Q, V, D)` of the codec.
+        weights: With which it is embedded.
+        past: So many frames of it lie before an output frame.
         look: Where the frames stand.
         heard: `(R, slots, Q)` codes of the heard frames.
         aligned: The result.
     """
-    frames, depth = look.places.shape[1], network.vectors.shape[2]
-    width = network.aligned.weight.shape[1] // (depth + 1)
+    frames, depth = look.places.shape[1], vectors.shape[2]
+    width = weights.weight.shape[1] // (depth + 1)
     shown = np.zeros((len(aligned), width, depth + 1), np.float32)
     for n in range(len(aligned)):
         r = n // frames
         for w in range(width):
-            frame = look.places[r, n % frames] - network.past + w
+            frame = look.places[r, n % frames] - past + w
             if 0 <= frame < look.heard[r]:
-                add_entries(network, heard[r, slot_of(frame, heard.shape[1], look.sinks)], shown[n, w, :depth])
+                add_entries(vectors, heard[r, slot_of(frame, heard.shape[1], look.sinks)], shown[n, w, :depth])
                 shown[n, w, depth] = 1
-    linear(network.aligned, shown.reshape(len(aligned), -1), aligned)
+    linear(weights, shown.reshape(len(aligned), -1), aligned)
 
 
 @serial
@@ -133,11 +135,11 @@ def decode(
     frames = codes.shape[1]
     aligned = np.zeros((rows * frames, dim), np.float32)
     if len(network.aligned.weight):
-        align(network, look, heard, aligned)
+        align(network.vectors, network.aligned, network.past, look, heard, aligned)
     for m in range(frames):
         latents[:] = 0
         for r in range(rows):
-            add_entries(network, last[r], latents[r])
+            add_entries(network.vectors, last[r], latents[r])
         linear(network.played, latents, x)
         for r in range(rows):
             if m == 0 and played[r] == 0:
