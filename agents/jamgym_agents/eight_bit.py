@@ -73,7 +73,6 @@ def from_eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-@torch.no_grad()
 def round_to_eight_bits(module: nn.Module) -> None:
     """Give `module` the weights that it would have after a file in eight bits, which compiled loops read faster.
 

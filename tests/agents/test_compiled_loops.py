@@ -164,17 +164,17 @@ def test_attend(slots, size, frames):
 )
 def test_the_list_of_slots_is_what_the_mask_lets_through(stream, place, ahead, window, sinks):
     window = window and max(window, sinks + 1)
-    config = tiny_decoder(window=window, sinks=sinks).config
-    stream_of = StreamingDecoder(tiny_decoder(window=window, sinks=sinks), capacity=1)
-    state = stream_of.initial_state(2)
+    decoder = tiny_decoder(window=window, sinks=sinks)
+    streaming = StreamingDecoder(decoder, capacity=1)
+    state = streaming.initial_state(2)
     # The other row is at another time.
     state.heard += torch.tensor([0, max(place + ahead, 0) if stream == PLAYED else place])
     state.played += torch.tensor([0, place])
     extent = state.make_room(1, stream)
     positions = torch.tensor([[0], [place]])
-    view = stream_of._look(positions, state, stream, extent)
+    view = streaming._look(positions, state, stream, extent)
     seen = torch.arange(2 * state.capacity)[view.used][view.bias[1, 0, 0] == 0]
-    look = arrays.look_of(config, positions, state, stream)
+    look = arrays.look_of(decoder.config, positions, state, stream)
     slots = np.full(2 * state.capacity, -1)
     near, count = attention.list_slots(look, 1, place, state.capacity, slots)
     assert sorted(slots[:count]) == seen.tolist()

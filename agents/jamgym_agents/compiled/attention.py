@@ -55,6 +55,7 @@ def list_slots(look: Look, row: int, place: int, capacity: int, slots: Ints) -> 
             if frame < played:
                 slots[count] = 2 * slot + PLAYED
                 count += 1
+            # `slot_of` the next frame, without its division.
             slot = slot + 1 if slot + 1 < capacity else look.sinks
         if part == 0:
             near = count

@@ -119,16 +119,18 @@ def _pack(decoder: AccompanimentDecoder) -> Packed | None:
     if any(weight.requires_grad or weight.is_inference() for weight in (*decoder.parameters(), *decoder.buffers())):
         return None
     matrices = [module.weight for module in decoder.modules() if isinstance(module, nn.Linear)]
-    for read in (as_eight_bits, _as_half_precision) if converts_halves() else (as_eight_bits,):
-        packed = {}
-        for matrix in matrices:
-            found = read(matrix)
-            if found is None:
-                break
-            packed[matrix] = found
-        else:
-            return packed
-    return None
+    packed = _read_all(matrices, as_eight_bits)
+    return _read_all(matrices, _as_half_precision) if packed is None and converts_halves() else packed
+
+
+def _read_all(matrices: list[Tensor], read: Callable[[Tensor], tuple[Tensor, Tensor] | None]) -> Packed | None:
+    """Return what `read` makes of each of `matrices`, or None as soon as one cannot be read so."""
+    packed = {}
+    for matrix in matrices:
+        if (found := read(matrix)) is None:
+            return None
+        packed[matrix] = found
+    return packed
 
 
 def why_not(decoder: AccompanimentDecoder) -> str | None:
